@@ -1,0 +1,51 @@
+# Everything a clone needs: `make demo`, `make test`, `make lab`, `make docs`. Python 3.11 or newer.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+OUT    ?= demo_out
+
+.PHONY: help demo test test-slow lab docs site check export bench clean
+
+help:        ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/vaetag: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(BIN)/vaetag
+	$(BIN)/python -m pip install -q -e '.[dev,docs]'
+	touch $@
+
+demo: $(BIN)/vaetag  ## train a tagger on the embedded scenes, evaluate it, write a report with pictures (no download)
+	$(BIN)/vaetag demo --out $(OUT)
+
+test: $(VENV)/.dev   ## every notebook and every test
+	BIN=$(BIN) bash tools/test.sh
+
+test-slow: $(VENV)/.dev  ## the long extras: real data, real browser
+	$(BIN)/python -m pytest -m slow tests
+
+lab: $(VENV)/.dev    ## JupyterLab on the quickstart tutorial
+	$(BIN)/jupyter lab nbs/tutorials/01_quickstart.ipynb
+
+docs: $(VENV)/.dev   ## run all notebooks afresh, with live widgets, and build the site into _site/html
+	BIN=$(BIN) bash tools/docs.sh run
+
+site: $(VENV)/.dev   ## build the site from the committed outputs
+	BIN=$(BIN) bash tools/docs.sh
+
+check: $(VENV)/.dev  ## notebooks, modules and README agree; notebooks are clean
+	BIN=$(BIN) bash tools/check.sh
+
+export: $(VENV)/.dev ## notebooks -> modules and README
+	$(BIN)/nbdev_export
+	$(BIN)/python tools/nbreadme.py
+
+bench: $(VENV)/.dev  ## the head-to-heads of benchmarks/, as ratios
+	for b in benchmarks/[a-z]*.py; do case $$b in */common.py|*/real_images.py) ;; *) $(BIN)/python $$b || exit 1;; esac; done
+
+clean:       ## remove what was built, not the virtual environment
+	rm -rf _proc _docs _exec _site build *.egg-info .pytest_cache .hypothesis
