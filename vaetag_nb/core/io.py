@@ -7,11 +7,11 @@ __all__ = ['atomic_file', 'atomic_dir', 'to_json', 'write_json', 'read_json', 'a
            'read_parquet', 'write_csv', 'save_tensors', 'open_tensors', 'load_tensors', 'save_tree', 'load_tree',
            'load_pickle', 'hash_file', 'hash_json', 'hash_tensors']
 
-# %% ../../nbs/00_core/40_io.ipynb #aa6ef0b7
+# %% ../../nbs/00_core/40_io.ipynb #e0ae0982
 import hashlib, json, math, os, pickle, shutil, zipfile
 from contextlib import contextmanager
 from pathlib import Path
-import numpy as np, pandas as pd, torch
+import numpy as np, torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensors_to_bytes
 from .errors import VaetagError, naming
