@@ -1,0 +1,17 @@
+"What all tests share: where the real data lies, and hypothesis without deadlines on a busy machine"
+import os
+from pathlib import Path
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile('house', deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+settings.load_profile('house')
+
+ROOT = Path(__file__).resolve().parents[1]
+
+@pytest.fixture(scope='session')
+def shared():
+    "The folder of real data and weights; the test is skipped, with the reason, where it is absent"
+    p = Path(os.environ.get('VAETAG_SHARED', ROOT.parent/'shared'/'data'))
+    if not (p/'PROVENANCE.json').exists(): pytest.skip(f'real data not found: set VAETAG_SHARED to its folder (looked in {p})')
+    return p
