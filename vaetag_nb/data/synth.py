@@ -8,8 +8,9 @@ __all__ = ['RGB', 'COLOURS', 'SHAPES', 'STYLES', 'GROUNDS', 'SIZES', 'COUNTS', '
            'covered', 'zone', 'overlap', 'enclose', 'Layout', 'compose', 'scene_tags', 'coverage', 'bands', 'pattern',
            'backdrop', 'texture', 'paint', 'Scene', 'scene_size', 'scene', 'make_scenes']
 
-# %% ../../nbs/01_data/60_synth.ipynb #db3fc3ab
+# %% ../../nbs/01_data/60_synth.ipynb #a6bd5d65
 import math
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import numpy as np
@@ -232,9 +233,9 @@ def scene_tags(lay:Layout)->list[str]:
     on |= {'drop_shadow'} if lay.shadow else set()
     return [x for x in TAGS if x in on]
 
-# %% ../../nbs/01_data/60_synth.ipynb #95485fba
+# %% ../../nbs/01_data/60_synth.ipynb #a352655a
 LIGHT = np.array([(247, 241, 227), (222, 235, 247), (224, 242, 224), (236, 236, 238), (236, 228, 246), (250, 229, 217)])/255
-DARK  = np.array([(28, 34, 66), (40, 42, 48), (22, 52, 56), (50, 36, 58)])/255
+DARK  = np.array([(28, 34, 66), (54, 56, 64), (22, 52, 56), (50, 36, 58)])/255
 
 def coverage(d):
     "Share of a pixel inside an edge at signed distance `d` pixels."
@@ -258,7 +259,7 @@ def pattern(ground, rng, X, Y, u):
         return coverage((np.hypot(x%1-.5, y%1-.5)-.27)*p*.8*u)
     return Y/Y.max() if ground == 'night_sky' else np.zeros_like(Y)
 
-# %% ../../nbs/01_data/60_synth.ipynb #7574fd79
+# %% ../../nbs/01_data/60_synth.ipynb #fc4ba129
 def _blend(out, colour, share): out += (colour-out)*share[..., None]
 
 def _star_dots(out, rng, u, n=24):
@@ -274,7 +275,7 @@ def backdrop(lay, rng, X, Y, u):
     a, other = pal[rng.permutation(len(pal))[:2]]
     shift = rng.uniform(.2, .25)*(1 if lay.dark else -1)
     a, b = a*rng.uniform(.96, 1.03), (other+1.3*shift if lay.ground == 'gradient_background' else a+shift)
-    if lay.ground == 'night_sky': a, b = np.array([.063, .078, .18])*rng.uniform(.8, 1.2), np.array([.204, .157, .361])
+    if lay.ground == 'night_sky': a, b = np.array([.09, .11, .25])*rng.uniform(.85, 1.15), np.array([.204, .157, .361])
     out = np.empty((Y.shape[0], X.shape[1], 3), np.float32)
     out[:] = a
     _blend(out, b, np.broadcast_to(pattern(lay.ground, rng, X, Y, u), out.shape[:2]))
@@ -309,7 +310,7 @@ def paint(out, t, rng, u, shadow):
     fill = colour+(pale-colour)*texture(t, rng, x*t.half, y*t.half, d*t.half, u)[..., None]
     view += (fill-view)*coverage(drawn(d)*px)[..., None]
 
-# %% ../../nbs/01_data/60_synth.ipynb #b2f19133
+# %% ../../nbs/01_data/60_synth.ipynb #2e0b8709
 RATIOS = [(8, 8), (9, 7), (7, 9), (10, 6), (6, 10)], np.array([.4, .15, .15, .15, .15])
 
 @dataclass
@@ -344,7 +345,7 @@ def scene(seed:int,                     # of the whole set
     X, Y = ((np.arange(w)+.5)/u).astype(np.float32)[None], ((np.arange(h)+.5)/u).astype(np.float32)[:, None]
     out = backdrop(lay, rng, X, Y, u)
     for t in lay.things: paint(out, t, rng, u, lay.shadow)
-    things = [asdict(t) | dict(x=t.x*u, y=t.y*u, half=t.half*u) for t in lay.things]
+    things = [asdict(t) | dict(x=float(t.x*u), y=float(t.y*u), half=float(t.half*u)) for t in lay.things]
     img = Image.fromarray((np.clip(out, 0, 1)*255+.5).astype(np.uint8))
     return Scene(img, dict.fromkeys(scene_tags(lay), 1.), dict(seed=seed, index=index, size=(w, h), things=things))
 
