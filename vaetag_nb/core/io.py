@@ -105,6 +105,11 @@ def read_jsonl(path)->list:
     return out
 
 # %% ../../nbs/00_core/40_io.ipynb #5859f417
+def _maybe_json(s):
+    "Other programs keep plain text in the metadata; ours is JSON"
+    try: return json.loads(s)
+    except json.JSONDecodeError: return s
+
 def write_parquet(path, df, metadata:dict|None=None):
     "Write a table as Parquet, atomically; `metadata` goes into the file's key-value metadata as JSON texts."
     import pyarrow as pa, pyarrow.parquet as pq
@@ -119,7 +124,7 @@ def read_parquet(path, columns=None):
         with naming(path): t = pq.read_table(path, columns=columns)
     except pa.ArrowInvalid as e: raise VaetagError(f"{path}: not a Parquet file: {' '.join(str(e).split())[:120]}") from e
     meta = {k.decode(): v for k, v in (t.schema.metadata or {}).items() if k not in (b'pandas', b'ARROW:schema')}
-    return t.to_pandas(), {k: json.loads(v) for k, v in meta.items()}
+    return t.to_pandas(), {k: _maybe_json(v.decode('utf-8', 'replace')) for k, v in meta.items()}
 
 def write_csv(path, df):
     "Write a table as CSV (UTF-8, LF, header, no index), atomically; a missing value is an empty cell."
@@ -143,11 +148,6 @@ def load_tensors(path, device='cpu')->tuple[dict, dict]: # tensors by name, meta
     "All tensors of a safetensors file and its metadata."
     with open_tensors(path, device) as f:
         return {k: f.get_tensor(k) for k in f.keys()}, {k: _maybe_json(v) for k, v in (f.metadata() or {}).items()}
-
-def _maybe_json(s):
-    "Other programs keep plain text in the metadata; ours is JSON"
-    try: return json.loads(s)
-    except json.JSONDecodeError: return s
 
 # %% ../../nbs/00_core/40_io.ipynb #8ac44a8c
 def _pack(x, at, out):
