@@ -90,7 +90,7 @@ def shard_index(path)->tuple[pd.DataFrame, dict]: # rows of the index, the shard
         logvar_offset=np.array([places.get(f'{k}.logvar', (0, 0, -1))[2] for k in ids], np.int64))
     return df[COLUMNS], meta
 
-# %% ../../nbs/03_latents/40_store.ipynb #2e323056
+# %% ../../nbs/03_latents/40_store.ipynb #bd461c64
 def _present(folder):
     "{name: [bytes, time of change]} of the shards in a folder"
     with naming(folder), os.scandir(folder) as d:
@@ -101,7 +101,7 @@ def _latest(df, created):
     df = df.assign(_t=df['shard'].map(created).astype(np.int64)).sort_values(['_t', 'shard'], kind='stable')
     return df.drop_duplicates('id', keep='last').sort_values(['shard', 'offset']).drop(columns='_t').reset_index(drop=True)
 
-def scan(folder, fingerprint)->tuple[pd.DataFrame, dict, dict]: # index, shards it is made of, {shard that is no use: reason}
+def scan(folder, fingerprint)->tuple[pd.DataFrame, dict, dict]: # index, shards it is made of, {useless shard: (kind, reason)}
     "The index of a store as its shards are now."
     folder, files = Path(folder), _present(folder)
     if (folder/'index.parquet').exists():
@@ -110,8 +110,8 @@ def scan(folder, fingerprint)->tuple[pd.DataFrame, dict, dict]: # index, shards 
     parts, created, bad = [], {}, {}
     for name in sorted(files):
         try: df, about = shard_index(folder/name)
-        except VaetagError as e: bad[name] = str(e); continue
-        if about['fingerprint'] != fingerprint: bad[name] = f"{folder/name}: of other settings (fingerprint {about['fingerprint']})"; continue
+        except VaetagError as e: bad[name] = 'torn', str(e); continue
+        if about['fingerprint'] != fingerprint: bad[name] = 'foreign', f"{folder/name}: of other settings, fingerprint {about['fingerprint']}"; continue
         parts.append(df); created[name] = about['created_ns']
     df = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({k: [] for k in COLUMNS})
     return _latest(df, created).astype({'shard': 'category'}), {k: v for k, v in files.items() if k not in bad}, bad
@@ -121,14 +121,14 @@ def write_index(folder, fingerprint):
     df, files, _ = scan(folder, fingerprint)
     write_parquet(Path(folder)/'index.parquet', df, dict(format=FORMAT, fingerprint=fingerprint, shards=files))
 
-# %% ../../nbs/03_latents/40_store.ipynb #ab1c416b
+# %% ../../nbs/03_latents/40_store.ipynb #3b3c6973
 class LatentStore:
     "A folder of latents: `row_of(keys)` once, then `read(rows)` a batch at a time."
     def __init__(self, folder):
         self.folder, self.meta = Path(folder), read_meta(folder)
         self.fingerprint, self.convention, self.dtype = self.meta['fingerprint'], Convention.from_dict(self.meta['convention']), DTYPES[self.meta['dtype']]
         self.index, self.shard_files, self.bad = scan(self.folder, self.fingerprint)
-        for why in self.bad.values(): say(f'{why}; its latents count as missing')
+        for _, why in self.bad.values(): say(f'{why}; its latents count as missing')
         self.shapes = self.index[['c', 'h', 'w']].to_numpy(np.int32)
         self.offsets, self.var_offsets = self.index['offset'].to_numpy(np.int64), self.index['logvar_offset'].to_numpy(np.int64)
         cat = self.index['shard'].cat
@@ -195,7 +195,7 @@ def read_model(self:LatentStore, rows, convention=None)->torch.Tensor:
     "The latents of `rows` in model space, float32; `convention` instead of the recorded one."
     return (convention or self.convention).apply(self.read(rows))
 
-# %% ../../nbs/03_latents/40_store.ipynb #a93334c5
+# %% ../../nbs/03_latents/40_store.ipynb #79adb1ff
 def file_states(paths, root=None)->np.ndarray: # (n, 2) int64: bytes, time of change in ns; -1 for a file that is not there
     "Size and time of change of local files; relative paths start from `root`."
     out = np.full((len(paths), 2), -1, np.int64)
@@ -207,7 +207,7 @@ def file_states(paths, root=None)->np.ndarray: # (n, 2) int64: bytes, time of ch
 
 class Problem(NamedTuple):
     "One fault of a store."
-    kind: str     # missing, torn, not finite, stale
+    kind: str     # missing, torn, foreign (another fingerprint), not finite, stale
     entry: str    # shard or picture
     reason: str
     def __str__(self): return f'{self.kind}: {self.entry}: {self.reason}'
@@ -222,14 +222,14 @@ def runs(self:LatentStore, mib=32):
         n = max(1, int(mib*2**20//max(1, self.shapes[run[0]].prod(dtype=np.int64)*self.dtype.itemsize)))
         for i in range(0, len(run), n): yield run[i:i+n]
 
-# %% ../../nbs/03_latents/40_store.ipynb #a434d865
+# %% ../../nbs/03_latents/40_store.ipynb #d3adde95
 @patch
 def check(self:LatentStore, root=None)->list: # of `Problem`
     "Missing and torn shards, latents that are not finite, latents whose picture has changed; empty if all is well."
     index = self.folder/'index.parquet'
     named = read_parquet(index, ['id'])[1].get('shards', {}) if index.exists() else {}
     out = [Problem('missing', n, 'the index names this shard, the folder lacks it') for n in sorted(set(named) - set(self.shard_files) - set(self.bad))]
-    out += [Problem('torn', n, why) for n, why in self.bad.items()]
+    out += [Problem(kind, n, why) for n, (kind, why) in self.bad.items()]
     bar = track(desc='check', total=len(self), unit='latent')
     for rows in self.runs():
         bad = ~torch.isfinite(self.read(rows)).flatten(1).all(1)
