@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from ..core.errors import VaetagError
 from .tags import BadRecord, Vocab, csv_columns, entry_text, read_entry, tag_entries
 
-# %% ../../nbs/01_data/05_labels.ipynb #81a3472d
+# %% ../../nbs/01_data/05_labels.ipynb #d178b0aa
 KINDS = { # kind: (its weight, what it means)
     'missing_images': ('bad', 'image not found'),
     'unreadable_images': ('bad', 'image cannot be read'),
@@ -47,6 +47,12 @@ class LoadReport:
         if n is None: rows = list(rows); n = len(rows)
         kept += islice(rows, None if self.limit is None else max(0, self.limit - len(kept)))
         self.counts[kind] += n
+
+    def copy(self)->'LoadReport':
+        "An independent report with the same content."
+        r = LoadReport(self.source, self.limit)
+        r.total, r.kept, r.counts, r.unknown, r.rows = self.total, self.kept, self.counts.copy(), self.unknown.copy(), {k: list(v) for k, v in self.rows.items()}
+        return r
 
     def of(self, weight)->list: # [(kind, id, entry, reason)]
         "The kept entries of all kinds of a `weight`: 'bad', 'wrong' or 'note'."

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['CATEGORIES', 'RATINGS', 'category_id', 'category_rank', 'tag_order', 'tag_weight', 'parse_entry', 'BadRecord',
            'Pairs', 'tag_entries', 'ParsedTags', 'entry_text', 'read_entry', 'parse_tags', 'weight_text', 'format_tags',
-           'Vocab', 'is_remote', 'read_bytes', 'read_text', 'csv_columns']
+           'Vocab', 'csv_columns']
 
-# %% ../../nbs/01_data/00_tags.ipynb #9ad9c7f8
+# %% ../../nbs/01_data/00_tags.ipynb #a8c86b3d
 import csv, hashlib, io, re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
-from ..core.errors import UsageError, VaetagError, naming, nearest
+from ..core.errors import UsageError, VaetagError, nearest
 from ..core.io import atomic_file
 from ..core.progress import say
+from .files import read_text
 
 # %% ../../nbs/01_data/00_tags.ipynb #e42dbec7
 CATEGORIES = {0: 'general', 1: 'artist', 3: 'copyright', 4: 'character', 5: 'meta', 9: 'rating'}
@@ -220,25 +220,6 @@ def _repr_html_(self:Vocab):
 def sha256(self:Vocab)->str: # 64 hex digits
     "SHA-256 of `name TAB category LF` over all rows in order."
     return hashlib.sha256(''.join(f'{t}\t{c}\n' for t, c in zip(self.names, self.categories)).encode()).hexdigest()
-
-# %% ../../nbs/01_data/00_tags.ipynb #cf75572f
-def is_remote(src)->bool:
-    "Whether `src` is an fsspec address such as `s3://bucket/x`, and not a local path."
-    return '://' in str(src)
-
-def read_bytes(src)->bytes:
-    "The bytes of a local file or of an fsspec address."
-    if not is_remote(src):
-        with naming(src): return Path(src).read_bytes()
-    import fsspec
-    try:
-        with naming(src), fsspec.open(str(src), 'rb') as f: return f.read()
-    except (ValueError, ImportError) as e: raise VaetagError(f'{src}: cannot read: {e}') from e
-
-def read_text(src)->str:
-    "The text of a UTF-8 file, with or without BOM; line ends as they are."
-    try: return read_bytes(src).decode('utf-8-sig')
-    except UnicodeDecodeError as e: raise VaetagError(f'{src}: not UTF-8 at byte {e.start}') from e
 
 # %% ../../nbs/01_data/00_tags.ipynb #4357697e
 def csv_columns(src,             # CSV file, local or remote
