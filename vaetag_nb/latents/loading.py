@@ -42,12 +42,14 @@ def vae_keys(keys)->dict: # name without prefix -> name in the file
         if any(k.startswith(p + 'encoder.') for k in keys): return {k[len(p):]: k for k in keys if k.startswith((*(p + x for x in PARTS),))}
     return {k: k for k in keys if not k.startswith(('loss.', 'model_ema.'))}
 
-# %% ../../nbs/03_latents/10_loading.ipynb #0cfbbe07
+# %% ../../nbs/03_latents/10_loading.ipynb #0749df57
+def _count(keys, pattern): return 1 + max((int(m[1]) for k in keys if (m := re.match(pattern, k))), default=-1)
+
 def _from_ldm(keys):
     "diffusers name -> LDM name, by diffusers' own conversion"
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
     plain = {re.sub(r'^(?:encoder|decoder)\.((?:post_)?quant_conv\.)', r'\1', k): k for k in keys}
-    blocks = [0]*(1 + max(int(m[1]) for k in plain if (m := re.match(r'encoder\.down\.(\d+)\.', k))))
+    blocks = [0]*_count(plain, r'encoder\.down\.(\d{1,2})\.')
     marked = {k: torch.full((1, 1, 1, 1), i) for i, k in enumerate(plain)}
     found = convert_ldm_vae_checkpoint(marked, dict(down_block_types=blocks, up_block_types=blocks))
     old = [*plain.values()]
@@ -70,7 +72,7 @@ def diffusers_names(keys,          # names without prefix
     if lost: raise VaetagError(f"{where}: {len(lost)} of its {len(keys)} tensors are not of a VAE that we know, as {', '.join(lost[:5])}")
     return names
 
-# %% ../../nbs/03_latents/10_loading.ipynb #9bb364b4
+# %% ../../nbs/03_latents/10_loading.ipynb #51abab89
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt')
 
 def read_file(path)->tuple[dict, dict]: # tensors as named in the file without prefix, metadata
@@ -81,12 +83,13 @@ def read_file(path)->tuple[dict, dict]: # tensors as named in the file without p
             return {k: f.get_tensor(old) for k, old in vae_keys([*f.keys()]).items()}, f.metadata() or {}
     if path.suffix not in PICKLES: raise VaetagError(f"{path}: not a VAE file; known endings: .safetensors, {', '.join(PICKLES)}")
     sd = load_pickle(path)
-    while isinstance(sd, dict) and isinstance(inner := sd.get('state_dict', sd.get('model')), dict): sd = inner
-    sd = {k: v for k, v in sd.items() if torch.is_tensor(v)} if isinstance(sd, dict) else {}
+    for _ in range(3):   # training scripts put the weights into a box, and that into another
+        if isinstance(sd, dict) and isinstance(inner := sd.get('state_dict', sd.get('model')), dict): sd = inner
+    sd = {k: v for k, v in sd.items() if isinstance(k, str) and torch.is_tensor(v)} if isinstance(sd, dict) else {}
     if not sd: raise VaetagError(f'{path}: holds no named tensors')
     return {k: sd[old] for k, old in vae_keys([*sd]).items()}, {}
 
-# %% ../../nbs/03_latents/10_loading.ipynb #5acb7588
+# %% ../../nbs/03_latents/10_loading.ipynb #f1ee2cb7
 WEIGHTS = ('diffusion_pytorch_model.safetensors', 'diffusion_pytorch_model.safetensors.index.json',
            'diffusion_pytorch_model.fp16.safetensors', 'diffusion_pytorch_model.bin')
 
@@ -108,12 +111,13 @@ def read_folder(folder)->tuple[dict, dict, Path]: # tensors, config, folder of t
     if found is None and len(one := _files(folder, '')) == 1: found = one[0]
     if found is None: raise VaetagError(f"{folder}: no VAE weights; looked for {', '.join(WEIGHTS)}, *encoder* and *decoder*, or one file of weights")
     if found.suffix != '.json': return read_file(found)[0], cfg, folder
-    parts = sorted(set(read_json(found)['weight_map'].values()))
+    named = read_json(found)
+    named = named.get('weight_map') if isinstance(named, dict) else None
+    if not isinstance(named, dict) or not all(isinstance(p, str) for p in named.values()): raise VaetagError(f'{found}: not an index of weights (no weight_map)')
+    parts = sorted(set(named.values()))
     return {k: v for p in parts for k, v in read_file(folder/p)[0].items()}, cfg, folder
 
-# %% ../../nbs/03_latents/10_loading.ipynb #3928abc3
-def _count(sd, pattern): return 1 + max((int(m[1]) for k in sd if (m := re.match(pattern, k))), default=-1)
-
+# %% ../../nbs/03_latents/10_loading.ipynb #5c128fff
 def _infer_kl(sd):
     n = _count(sd, r'encoder\.down_blocks\.(\d+)\.')
     width = lambda side, i: sd[f'{side}_blocks.{i}.resnets.0.conv1.weight'].shape[0]
@@ -129,7 +133,7 @@ def _infer_kl(sd):
     if 'bn.running_mean' not in sd: return 'AutoencoderKL', cfg
     return 'AutoencoderKLFlux2', cfg | (dict(decoder_block_out_channels=up) if up != down else {})
 
-# %% ../../nbs/03_latents/10_loading.ipynb #f60052f3
+# %% ../../nbs/03_latents/10_loading.ipynb #4fa39b29
 def _stages(sd, side):
     "Convolutions of one side by layer number, and the number of blocks between them"
     convs = {int(m[1]): sd[k].shape for k in sd if (m := re.match(rf'{side}\.layers\.(\d+)\.weight$', k))}
@@ -150,6 +154,7 @@ def infer(sd,            # tensors by diffusers name
     "The architecture of the VAE whose weights are `sd`."
     try: return _infer_tiny(sd) if any('coder.layers.' in k for k in sd) else _infer_kl(sd)
     except KeyError as e: raise VaetagError(f'{where}: not a whole VAE: it lacks the tensor {e.args[0]}') from e
+    except IndexError as e: raise VaetagError(f'{where}: not a VAE: its first or last tensors are no convolutions') from e
 
 # %% ../../nbs/03_latents/10_loading.ipynb #af76b195
 class PooledBlock(nn.Module):
@@ -178,12 +183,14 @@ def build_vae(cls,           # 'AutoencoderKL', 'AutoencoderKLFlux2', 'Autoencod
         row[int(i)] = PooledBlock(row[int(i)], width)
     return vae
 
-# %% ../../nbs/03_latents/10_loading.ipynb #8bd15d8a
+# %% ../../nbs/03_latents/10_loading.ipynb #99dbf7db
 def _plain(v): return list(v) if isinstance(v, (list, tuple)) else v
 
 def fit_config(cls, arch:dict, cfg:dict, where)->dict: # what `build_vae` takes
     "The settings `arch` that the weights tell, completed by those of `cfg`; unknown or contradicting ones are errors."
     import diffusers
+    numbers = [k for k in ('scaling_factor', 'shift_factor') if isinstance(cfg.get(k), bool) or not isinstance(cfg.get(k), (int, float, type(None)))]
+    if numbers: raise VaetagError(f'{where}: the config says {numbers[0]} {cfg[numbers[0]]!r}, which is no number')
     named, base = cfg.get('_class_name', cls), 'AutoencoderTiny' if cls == 'TAEF2' else cls
     if named not in (cls, base): raise VaetagError(f'{where}: the config says {named}, the weights are of {cls}; classes that are read: '
                                                    f"{', '.join(sorted({f.cls for f in FAMILIES.values()}))}")
@@ -222,7 +229,7 @@ def find_convention(cls, cfg, family, sd, where)->Convention:
     if like: raise VaetagError(f"{where}: the config has the scaling_factor of {like}, but no shift_factor ({like}'s is {FAMILIES[like].convention.shift:g}); add it, or say --family")
     return Convention(scale, shift or 0.)
 
-# %% ../../nbs/03_latents/10_loading.ipynb #843cc2c6
+# %% ../../nbs/03_latents/10_loading.ipynb #f8177e49
 @dataclass
 class LoadedVae:
     "A VAE as it was found."
@@ -241,6 +248,8 @@ def _must_fit(sd, vae, where):
     if lacks: raise VaetagError(f"{where}: not a whole VAE: it lacks {len(lacks)} of {len(want)} tensors, as {', '.join(lacks[:5])}")
     bad = next((k for k in want if tuple(sd[k].shape) != want[k]), None)
     if bad: raise VaetagError(f'{where}: the tensor {bad} has shape {tuple(sd[bad].shape)}, its place {want[bad]}')
+    whole = next((k for k in want if not (sd[k].is_floating_point() or k.endswith('num_batches_tracked'))), None)
+    if whole: raise VaetagError(f'{where}: the tensor {whole} holds {sd[whole].dtype} instead of weights')
 
 def find_licence(folder, metadata={})->str|None:
     "The licence of weights, as their metadata, a model card or a licence file in `folder` says; `None` if none does."
@@ -250,7 +259,7 @@ def find_licence(folder, metadata={})->str|None:
     text = next((p.read_text(encoding='utf-8', errors='replace') for p in sorted(folder.glob('LICENSE*'))), '')
     return next((l.strip()[:80] for l in text.splitlines() if l.strip()), None)
 
-# %% ../../nbs/03_latents/10_loading.ipynb #4b10cc7a
+# %% ../../nbs/03_latents/10_loading.ipynb #d82ff977
 def _read(src, config):
     "Tensors by diffusers name, settings, licence"
     src = Path(src)
@@ -258,6 +267,8 @@ def _read(src, config):
     if src.is_dir(): (sd, cfg, folder), meta = read_folder(src), {}
     else: (sd, meta), cfg, folder = read_file(src), {}, src.parent
     over = config if isinstance(config, dict) else read_json(config) if config else {}
+    for c, name in ((cfg, folder/'config.json'), (over, config)):
+        if not isinstance(c, dict): raise VaetagError(f'{name}: not the settings of a VAE (no JSON object)')
     flat = lambda k, t: t[:, :, 0, 0] if '.attentions.' in k and t.ndim == 4 else t   # LDM's attention is of 1x1 convolutions
     sd = {k: flat(k, sd[old]) for k, old in diffusers_names(sd, src).items() if not k.endswith('num_batches_tracked')}
     return sd, {**cfg, **over}, find_licence(folder, meta)
@@ -268,7 +279,7 @@ def compute_dtype(dtype)->torch.dtype:
     if t not in (torch.float32, torch.bfloat16): raise UsageError(f'VAE dtype {dtype}: legal are fp32 and bf16')
     return t
 
-# %% ../../nbs/03_latents/10_loading.ipynb #f37c639e
+# %% ../../nbs/03_latents/10_loading.ipynb #7a360a98
 def load_vae(src,                # file or folder
              config=None,        # settings over those found: a mapping or a JSON file; may be partial
              family:str|None=None, # key of `FAMILIES`
@@ -285,7 +296,9 @@ def load_vae(src,                # file or folder
         f'{src}: family {family} is {FAMILIES[family].cls} of {FAMILIES[family].channels} channels, the weights are {cls} of {n}')
     convention = convention or find_convention(cls, cfg, family, sd, src)
     pools = {k[:-len('.pool.0.weight')]: v.shape[0] for k, v in sd.items() if k.endswith('.pool.0.weight')}
-    with torch.device('meta'): vae = build_vae(cls, {k: v for k, v in cfg.items() if k[0] != '_'}, pools, max(pools.values(), default=0))
+    try:
+        with torch.device('meta'): vae = build_vae(cls, cfg, pools, max(pools.values(), default=0))
+    except (TypeError, ValueError, KeyError, RuntimeError) as e: raise VaetagError(f"{src}: its settings make no VAE: {' '.join(str(e).split())[:200]}") from e
     found = dict(sd) | ({'bn.num_batches_tracked': torch.tensor(0)} if 'bn.running_mean' in sd else {})
     _must_fit(found, vae, src)
     vae.load_state_dict({k: v.to(dtype) if v.is_floating_point() else v for k, v in found.items()}, strict=True, assign=True)
