@@ -8,7 +8,7 @@ __all__ = ['atomic_file', 'atomic_dir', 'to_json', 'write_json', 'read_json', 'a
            'load_pickle', 'hash_file', 'hash_json', 'hash_tensors']
 
 # %% ../../nbs/00_core/40_io.ipynb #e0ae0982
-import hashlib, json, math, os, pickle, shutil, zipfile
+import hashlib, json, math, os, pickle, secrets, shutil, zipfile
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
@@ -24,12 +24,16 @@ def _sync_folder(path):
     try: os.fsync(fd)
     finally: os.close(fd)
 
+def _beside(path, kind='tmp'):
+    "A hidden name in the folder of `path` that no other writer has: on shared disks process ids repeat"
+    return path.with_name(f'.{path.name}.{os.getpid()}.{secrets.token_hex(4)}.{kind}')
+
 @contextmanager
 def atomic_file(path,        # the name the file shall have
                 mode='w'):   # 'w' for UTF-8 text with LF line ends, 'wb' for bytes
     "A file to write into that appears under `path` when the block ends well, and never if it does not."
     path = Path(path)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    tmp = _beside(path)
     with naming(path, 'write'):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -44,10 +48,9 @@ def atomic_file(path,        # the name the file shall have
 def atomic_dir(path):
     "A temporary folder to fill that becomes the folder `path`, replacing an old one, when the block ends well."
     path = Path(path)
-    tmp, old = (path.with_name(f'.{path.name}.{os.getpid()}.{x}') for x in ('tmp', 'old'))
+    tmp, old = _beside(path), _beside(path, 'old')
     with naming(path, 'write'):
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(tmp, ignore_errors=True)
         try:
             tmp.mkdir(); yield tmp
             for f in tmp.rglob('*'):
