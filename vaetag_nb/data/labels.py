@@ -140,7 +140,7 @@ class _Codes(dict):
                                                    ((self.column, c), (self.weight, w), (self.note, n)))
         return self.column, self.weight, self.note
 
-# %% ../../nbs/01_data/05_labels.ipynb #476636d4
+# %% ../../nbs/01_data/05_labels.ipynb #7e340949
 class Labels:
     "Collects the tags of many records, a batch at a time, as one sparse matrix."
     def __init__(self,
@@ -150,7 +150,8 @@ class Labels:
         self.vocab, self.report, read = vocab, report or LoadReport(), read or read_entry
         self.columns = {} if vocab is None else vocab.index
         self.codes = _Codes(lambda e: read(e, vocab), self.columns, vocab is None)
-        self.parts, self.remember = [], 2_000_000 # per batch: columns, weights, entries of each record; entries known by number
+        self.parts = [[], [], []]    # columns and weights of all entries, entries of each record; an array for each batch
+        self.remember = 2_000_000    # different entries known by number
 
     def add(self, ids, tags)->np.ndarray: # int8 for each record: 1 labelled, 0 without labels, -1 bad
         "Take the tags of records: texts, lists, mappings or `None`."
@@ -169,7 +170,7 @@ class Labels:
         state[list(bad)] = -1
         return state
 
-# %% ../../nbs/01_data/05_labels.ipynb #a033d172
+# %% ../../nbs/01_data/05_labels.ipynb #a460c5df
 @patch
 def add_codes(self:Labels, ids, n, codes, weights=None)->np.ndarray: # weights: float32 for each entry; by default from the entry
     "Take records as entry numbers; `n` of them belong to each record."
@@ -186,7 +187,7 @@ def add_codes(self:Labels, ids, n, codes, weights=None)->np.ndarray: # weights: 
         twice, names = np.flatnonzero(~last), list(self.columns)
         self.report.add('duplicate_tags', ((ids[key[i] >> 32], names[key[i] & 0xffffffff], KINDS['duplicate_tags'][1]) for i in twice), len(twice))
     key, w = key[last], w[last]
-    self.parts.append(((key & 0xffffffff).astype(np.int32), w.astype(np.float32) + 0, np.bincount(key >> 32, minlength=len(n))))
+    for p, x in zip(self.parts, ((key & 0xffffffff).astype(np.int32), w.astype(np.float32) + 0, np.bincount(key >> 32, minlength=len(n)))): p.append(x)
     if len(self.codes) > self.remember: self.codes.forget()
     return (np.bincount(rec[(note != BLANK) & (note != BAD_WEIGHT)], minlength=len(n)) > 0).astype(np.int8)
 
@@ -205,15 +206,16 @@ def _report(self:Labels, ids, rec, codes, note, w):
             self.report.add('images_with_unknown_tags', n=len(np.unique(rec[hits])))
             for c, k in zip(*np.unique(codes[hits], return_counts=True)): self.report.unknown[self.codes.texts[c][0]] += int(k)
 
-# %% ../../nbs/01_data/05_labels.ipynb #d51d8411
+# %% ../../nbs/01_data/05_labels.ipynb #ad9b2d97
 @patch
 def result(self:Labels,
            keep=None, # row numbers to keep, in order; all if `None`
            order='rank', # order of a vocabulary that is built, see `tag_order`
            )->tuple:  # scipy CSR float32 (N, C), `Vocab`
     "The label matrix of all records taken so far, and its vocabulary."
-    column, weight, n = (np.concatenate(p) if p else np.zeros(0, np.int32) for p in (zip(*self.parts) if self.parts else ((), (), ())))
-    x = sparse.csr_matrix((weight.astype(np.float32), column, np.append(0, np.cumsum(n))), shape=(len(n), len(self.columns)))
+    for p, kind in zip(self.parts, (np.int32, np.float32, np.int64)): p[:] = [np.concatenate([np.zeros(0, kind), *p])]
+    (column,), (weight,), (n,) = self.parts
+    x = sparse.csr_matrix((weight, column, np.append(0, np.cumsum(n))), shape=(len(n), len(self.columns)))
     if keep is not None and not np.array_equal(keep, np.arange(len(n))): x = x[keep]
     if self.vocab is not None: return x, self.vocab
     names = list(self.columns)

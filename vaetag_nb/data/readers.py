@@ -6,12 +6,12 @@
 __all__ = ['USER', 'LAYOUTS', 'ENDINGS', 'METADATA', 'sidecar_records', 'is_generated', 'class_folders', 'folder_records',
            'find_layout', 'image_roots', 'numbers_of_groups', 'Rows', 'gather', 'read_columns']
 
-# %% ../../nbs/01_data/22_readers.ipynb #eb480a8f
+# %% ../../nbs/01_data/22_readers.ipynb #36e8f6af
 import inspect, json, os, re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
-import numpy as np
+from itertools import chain, islice
+import numpy as np, pandas as pd
 from ..core.errors import UsageError, VaetagError, nearest
 from ..core.progress import track
 from .decode import EXTENSIONS
@@ -136,19 +136,23 @@ def find_layout(src)->tuple: # (layout, file or folder)
     paired = any(os.path.splitext(f)[0] in stems for f in files if os.path.splitext(f)[1].lower() in EXTENSIONS)
     return 'sidecars' if paired else 'folders', src
 
-# %% ../../nbs/01_data/22_readers.ipynb #c6a777a8
+# %% ../../nbs/01_data/22_readers.ipynb #0de46fe6
 def image_roots(src, image_root=None)->tuple:
     "The folders, in order, in which the relative image paths of the file `src` may lie."
     if image_root: return (str(image_root) if is_remote(image_root) else os.path.abspath(image_root),)
     return (folder_of(src),) if is_remote(src) else (folder_of(src), os.getcwd())
 
-def _not_utf8(name):
-    if name.isascii(): return False
-    try: name.encode(); return False
-    except UnicodeEncodeError: return True
+def _not_utf8(*lists):
+    "Numbers of the records whose texts hold half a character and could not be written to any file"
+    def bad(s):
+        try: s.encode(); return False
+        except UnicodeEncodeError: return True
+    odd = [x for x in lists if not ''.join(x).isascii()]
+    return [i for i in range(len(lists[0])) if any(bad(x[i]) for x in odd)] if odd else []
 
 def numbers_of_groups(values)->tuple: # int64 (N,), names of the groups or `None`
     "Groups as numbers: numbers stay, texts are numbered in natural order; a record without a group is one of its own."
+    if isinstance(values, np.ndarray): return values.astype(np.int64), None
     blank = np.array([v is None or v == '' or v != v for v in values])
     if all(isinstance(v, (int, float, np.number)) for v, b in zip(values, blank) if not b):
         out, names = np.array([0 if b else int(v) for v, b in zip(values, blank)], np.int64), None
@@ -159,7 +163,7 @@ def numbers_of_groups(values)->tuple: # int64 (N,), names of the groups or `None
     out[blank] = np.arange(blank.sum()) + (len(names) if names else out[~blank].max(initial=-1) + 1)
     return out, names
 
-# %% ../../nbs/01_data/22_readers.ipynb #059f24a3
+# %% ../../nbs/01_data/22_readers.ipynb #b4acda97
 class Rows:
     "Takes batches of records and keeps what a table needs of them."
     def __init__(self, records, labels, finder, check, report): # check: whether each image must be there
@@ -171,16 +175,16 @@ class Rows:
         "Take a batch: read its tags, find its images, report what cannot be used."
         note = lambda kind, rows, why=None: self.report.add(kind, ((b.ids[i], '', why or KINDS[kind][1]) for i in rows), len(rows))
         state = self.labels.add(b.ids, b.tags) if isinstance(b.tags, list) else self.labels.add_arrow(b.ids, b.tags, b.weights)
-        found = [self.finder.path(r, self.check) for r in b.refs]
-        odd = [i for i, (k, r) in enumerate(zip(b.ids, b.refs)) if (_not_utf8(k) or _not_utf8(r)) and state[i] >= 0]
-        gone = [i for i, (_, there) in enumerate(found) if not there and state[i] >= 0 and i not in odd]
+        paths, gone = self.finder.find(b.refs, self.check)
+        odd = [i for i in _not_utf8(b.ids, b.refs) if state[i] >= 0]
+        gone = [i for i in gone if state[i] >= 0 and i not in odd]
         note('bad_records', odd, 'the name is not valid Unicode'); note('missing_images', gone); note('empty_label_images', np.flatnonzero(state == 0))
         state[[*odd, *gone]] = -1
         self.keep.append(state > 0 if self.records.empty == 'drop' else state >= 0)
         self.labelled.append(state > 0 if self.records.empty == 'unlabelled' else state >= 0)
         self.report.total += len(b.ids)
-        self.ids += b.ids; self.refs += b.refs; self.paths += [p for p, _ in found]
-        for k, v in b.columns.items(): self.columns.setdefault(k, []).extend(v)
+        self.ids += b.ids; self.refs += b.refs; self.paths += paths
+        for k, v in b.columns.items(): self.columns.setdefault(k, []).append(v)
 
     def rows(self)->np.ndarray: # int64
         "The rows to keep, in the order in which their keys came first."
@@ -193,24 +197,26 @@ class Rows:
         rows = np.fromiter(last.values(), np.int64, len(last))
         return rows[np.concatenate(self.keep)[rows]]
 
-# %% ../../nbs/01_data/22_readers.ipynb #b51dd20b
-def _size(x):
-    "A side in pixels as a table gives it; 0 where it says nothing"
-    try: return max(0, int(float(x))) if x not in (None, '') else 0
-    except (ValueError, OverflowError): return 0
+# %% ../../nbs/01_data/22_readers.ipynb #eca06064
+def _sides(values):
+    "Sides in pixels as a table gives them; 0 where it says nothing"
+    x = pd.to_numeric(pd.Series(values), errors='coerce').to_numpy(float, na_value=0)
+    return np.where((x >= 1) & (x < 2**31), x, 0).astype(np.int32)
 
 def gather(r:Rows, order)->dict:
     "The columns of all kept records."
     rows, rep = r.rows(), r.report
     labels, vocab = r.labels.result(rows, order)
-    pick = lambda v: [v[i] for i in rows]
+    whole = len(rows) == len(r.ids)
+    pick = lambda v: v if whole else v[rows] if isinstance(v, np.ndarray) else [v[i] for i in rows]
+    columns = {k: pick(np.concatenate(v) if all(isinstance(x, np.ndarray) for x in v) else list(chain.from_iterable(v))) for k, v in r.columns.items()}
     out = dict(ids=pick(r.ids), paths=pick(r.paths), labels=labels, vocab=vocab, labelled=np.concatenate(r.labelled)[rows], report=rep)
     for k in ('width', 'height'):
-        if k in r.columns: out[k] = np.array([_size(x) for x in pick(r.columns[k])], np.int32)
-    if 'labelled' in r.columns: out['labelled'] = np.array(pick(r.columns['labelled']), bool)
-    if 'split' in r.columns: out['split'] = np.array(['' if x is None else str(x) for x in pick(r.columns['split'])])
-    if 'group' in r.columns:
-        out['group'], names = numbers_of_groups(pick(r.columns['group']))
+        if k in columns: out[k] = _sides(columns[k])
+    if 'labelled' in columns: out['labelled'] = np.array(columns['labelled'], bool)
+    if 'split' in columns: out['split'] = np.array(['' if x is None else str(x) for x in columns['split']])
+    if 'group' in columns:
+        out['group'], names = numbers_of_groups(columns['group'])
         out['group_names'] = r.records.group_names or names
     rep.kept = len(rows)
     return out

@@ -17,7 +17,7 @@ from .files import open_bytes, read_text
 from .labels import KINDS
 from .tags import Pairs, Vocab, read_entry, tag_weight
 
-# %% ../../nbs/01_data/21_records.ipynb #69e49543
+# %% ../../nbs/01_data/21_records.ipynb #1dd217fb
 BATCH = 16384
 
 @dataclass
@@ -27,7 +27,7 @@ class Batch:
     refs: list             # image paths as written
     tags: object           # a list of texts, lists, mappings or `None`; or an arrow array of lists
     weights: object = None # arrow array of lists parallel to `tags`
-    columns: dict = field(default_factory=dict) # `width`, `height`, `split`, `group`, `labelled`: values of each record
+    columns: dict = field(default_factory=dict) # `width`, `height`, `split`, `group`, `labelled`: list or array, a value for each record
 
 @dataclass
 class Records:
@@ -140,7 +140,7 @@ def csv_records(src, report, columns=None, # `{ours: theirs}`, see `find_columns
                                        for n, r in islice(rows(f), 1, None) if r), names, report)
     return Records(batches(), guessed_id='id' in names and 'id' not in (columns or {}))
 
-# %% ../../nbs/01_data/21_records.ipynb #272505a5
+# %% ../../nbs/01_data/21_records.ipynb #7c9e2973
 TABLE_FORMAT = 'vaetag-table/1'
 
 def _tags_of(src, a):
@@ -156,6 +156,11 @@ def _tags_of(src, a):
     if pa.types.is_null(t): return [None]*len(a)
     raise VaetagError(f'{src}: the tags are {t}; expected lists of texts, texts, or mappings to weights')
 
+def _column(a):
+    "An arrow column as whole numbers where it is such, else as a list"
+    import pyarrow as pa
+    return a.to_numpy(zero_copy_only=False) if not a.null_count and (pa.types.is_integer(a.type) or pa.types.is_boolean(a.type)) else a.to_pylist()
+
 def _parquet_batches(src, f, names, report):
     import pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
     texts = [c.path for c in (pq.ParquetFile(f).schema.column(i) for i in range(len(pq.ParquetFile(f).schema)))
@@ -170,7 +175,7 @@ def _parquet_batches(src, f, names, report):
         ids = [r if i is None else str(i) for i, r in zip(t[names['id']].to_pylist(), refs)] if 'id' in names else refs
         yield Batch(ids, refs, _tags_of(src, t[names['tags']]) if 'tags' in names else [None]*len(refs),
                     t[names['weights']] if 'weights' in names else None,
-                    {k: t[names[k]].to_pylist() for k in ('width', 'height', 'split', 'group', 'labelled') if k in names})
+                    {k: _column(t[names[k]]) for k in ('width', 'height', 'split', 'group', 'labelled') if k in names})
 
 # %% ../../nbs/01_data/21_records.ipynb #cbc9cd6d
 def parquet_records(src, report, columns=None, # `{ours: theirs}`, see `find_columns`
