@@ -39,9 +39,11 @@ def torch_rng(seed:int, *counters, device='cpu')->torch.Generator:
 # %% ../../nbs/00_core/10_rng.ipynb #9d4a792f
 @contextmanager
 def seeded(seed:int, *counters):
-    "Run a block with python's, numpy's and torch's global generators (all devices) seeded by `fold(seed, *counters)`."
-    s, py, npy = fold(seed, *counters), random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        random.seed(s); np.random.seed(s % 2**32); torch.manual_seed(s)
+    "Run a block with python's, numpy's and torch's global generators (CPU and present device) seeded by `fold(seed, *counters)`."
+    s, py, npy, cuda = fold(seed, *counters), random.getstate(), np.random.get_state(), torch.cuda
+    with torch.random.fork_rng([cuda.current_device()] if cuda.is_initialized() else [], device_type='cuda'):
+        random.seed(s); np.random.seed(s % 2**32); torch.default_generator.manual_seed(s)
+        if cuda.is_available(): cuda.manual_seed(s)
+        elif torch.backends.mps.is_available(): torch.mps.manual_seed(s)
         try: yield s
         finally: random.setstate(py); np.random.set_state(npy)

@@ -67,11 +67,11 @@ class Console:
     def on_exception(self, t, e): self.say(t, f"stopped in step {t.step + 1}: {str(e).splitlines()[0] if str(e) else type(e).__name__}")
     def after_fit(self, t): self.say(t, f'done after step {t.step}' + (f' · best {t.best["metric"]} {t.best["value"]:.4g} of step {t.best["step"]}' if t.best else ''))
 
-# %% ../../nbs/06_trainers/30_callbacks.ipynb #80a34060
+# %% ../../nbs/06_trainers/30_callbacks.ipynb #c227bf54
 class JsonlLogger:
     "Writes `log.jsonl`."
     order = 20
-    def __init__(self): self.size = 0
+    def __init__(self): self.size, self.log = 0, None
     def write(self, t, kind, figures):
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}
         if t.run and t.p.main: append_jsonl(t.run.log, dict(kind=kind, **clean))
@@ -89,13 +89,13 @@ class JsonlLogger:
     def state_dict(self): return dict(size=log_size(self.log) if self.log else 0)
     def load_state_dict(self, s): self.size = s['size']
 
-# %% ../../nbs/06_trainers/30_callbacks.ipynb #361569bc
+# %% ../../nbs/06_trainers/30_callbacks.ipynb #fc926327
 class TensorBoard:
     "Writes the same figures for TensorBoard, into `tensorboard/` of the run folder."
     order = 25
     def __init__(self):
         try: from torch.utils.tensorboard import SummaryWriter
-        except ImportError as e: raise VaetagError(f"TensorBoard is not installed: pip install 'vaetag_nb[tensorboard]'") from e
+        except ImportError as e: raise VaetagError("TensorBoard is not installed: pip install 'vaetag_nb[tensorboard]'") from e
         self.Writer = SummaryWriter
     def before_fit(self, t):
         self.w = self.Writer(str(t.run.path/'tensorboard'), purge_step=t.step + 1) if t.run and t.p.main else None

@@ -5,15 +5,14 @@
 # %% auto #0
 __all__ = ['SWITCHES', 'TensorSource', 'load_slices', 'Ctx', 'Task', 'check_task', 'checkpoint_gradients']
 
-# %% ../../nbs/06_trainers/10_task.ipynb #69ac84bf
+# %% ../../nbs/06_trainers/10_task.ipynb #9c555b79
 import signal
-import numpy as np, torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from ..core.errors import VaetagError
 from ..core.io import save_tensors
 from ..core.rng import fold, torch_rng
-from .plan import PlanSampler, Slice
+from .plan import Slice
 
 # %% ../../nbs/06_trainers/10_task.ipynb #b746385e
 class TensorSource:
@@ -52,7 +51,7 @@ def load_slices(source,      # what is loaded
         if isinstance(batch, VaetagError): raise batch
         yield s, batch
 
-# %% ../../nbs/06_trainers/10_task.ipynb #7e552f44
+# %% ../../nbs/06_trainers/10_task.ipynb #37c85fbf
 class Ctx:
     "What the losses of one batch may know, and may hand on to each other as attributes."
     def __init__(self,
@@ -71,6 +70,7 @@ class Task(nn.Module):
     source = plan = None   # what is trained on, and in which order
     select = None          # the figure of `validate` that chooses the best weights
     goal = 'min'           # 'min' or 'max': which value of it is better
+    locked = ()            # settings that a resumed run may not change even when overridden, such as `model.*`
     averaged = None        # names of the modules of which moving averages are kept; `None` is all that are trained
     def validate(self, trainer)->dict:
         "Figures on the validation data, by the names that the log shall show."
