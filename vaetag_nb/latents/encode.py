@@ -6,14 +6,14 @@
 __all__ = ['MAX_SAMPLES', 'FORMATS', 'EncodeReport', 'Decoded', 'batch_plan', 'ahead', 'decoded', 'raw_latents', 'ShardWriter',
            'store_meta', 'unique_hashes', 'Work', 'work_of', 'encode_table', 'dump_latents']
 
-# %% ../../nbs/03_latents/50_encode.ipynb #f54067ec
+# %% ../../nbs/03_latents/50_encode.ipynb #4ebcab5a
 import os, time, zipfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
-import numpy as np, torch
+import numpy as np, psutil, torch
 from ..core.errors import UsageError, VaetagError
 from ..core.io import atomic_file, write_json
 from ..core.progress import say, track
@@ -92,13 +92,15 @@ def raw_latents(codec, images, names, dtype='fp16', logvar=False)->tuple: # mean
         must_be_finite(mean, names)
         return mean.cpu(), var.cpu() if logvar else None
 
-# %% ../../nbs/03_latents/50_encode.ipynb #009fa9f6
+# %% ../../nbs/03_latents/50_encode.ipynb #d1c2661b
 MAX_SAMPLES = 8192  # latents of one shard at most
 
 class ShardWriter:
     "Collects latents and writes them as numbered shards of one `part` of a store."
     def __init__(self, folder, fingerprint, part=0, shard_mib=256, max_seconds=300):
         self.folder, self.fingerprint, self.part, self.limit, self.max_seconds = Path(folder), fingerprint, part, shard_mib*2**20, max_seconds
+        for p in self.folder.glob(f'.shard-{part:04d}-*.tmp'):   # what a kill left of this part
+            if not psutil.pid_exists(int(p.name.split('.')[-3])): p.unlink(missing_ok=True)
         taken = [int(p.name[11:16]) for p in self.folder.glob(f'shard-{part:04d}-*.safetensors')]
         self.number, self.done = max(taken, default=-1) + 1, 0
         self._empty()

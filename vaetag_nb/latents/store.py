@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'ROW', 'COLUMNS', 'describe', 'read_meta', 'same_settings', 'shard_name', 'save_shard', 'shard_index',
-           'scan', 'write_index', 'LatentStore', 'file_states', 'Problem']
+           'read_index', 'scan', 'write_index', 'LatentStore', 'file_states', 'Problem']
 
 # %% ../../nbs/03_latents/40_store.ipynb #4e9a9fd9
 import os
@@ -22,7 +22,7 @@ from .convention import Convention
 from .loading import DTYPES
 from .shards import Shards, key_hashes, read_header, write_shard
 
-# %% ../../nbs/03_latents/40_store.ipynb #e4730275
+# %% ../../nbs/03_latents/40_store.ipynb #232ea7dc
 FORMAT = 'vaetag-latents/1'
 
 def describe(vae:dict,          # class, family, fingerprint, latent_channels (model space), raw_channels, factor
@@ -48,7 +48,9 @@ def read_meta(folder)->dict:
     if not path.exists(): raise VaetagError(f'{folder}: not a latent store (it has no meta.json)')
     meta = read_json(path)
     if not isinstance(meta, dict) or meta.get('format') != FORMAT: raise VaetagError(f'{path}: not of the format {FORMAT}')
-    if meta.get('fingerprint') != hash_json(_binding(meta)): raise VaetagError(f'{path}: its settings were changed after it was written')
+    lost = [k for k in ('fingerprint', 'vae', 'preprocess', 'dtype', 'encode_dtype', 'logvar', 'convention') if k not in meta]
+    if lost or 'fingerprint' not in meta['vae']: raise VaetagError(f"{path}: lacks {(lost or ['vae.fingerprint'])[0]!r}")
+    if meta['fingerprint'] != hash_json(_binding(meta)): raise VaetagError(f'{path}: its settings were changed after it was written')
     return meta
 
 def same_settings(folder, meta):
@@ -90,7 +92,7 @@ def shard_index(path)->tuple[pd.DataFrame, dict]: # rows of the index, the shard
         logvar_offset=np.array([places.get(f'{k}.logvar', (0, 0, -1))[2] for k in ids], np.int64))
     return df[COLUMNS], meta
 
-# %% ../../nbs/03_latents/40_store.ipynb #bd461c64
+# %% ../../nbs/03_latents/40_store.ipynb #9c805f49
 def _present(folder):
     "{name: [bytes, time of change]} of the shards in a folder"
     with naming(folder), os.scandir(folder) as d:
@@ -101,12 +103,17 @@ def _latest(df, created):
     df = df.assign(_t=df['shard'].map(created).astype(np.int64)).sort_values(['_t', 'shard'], kind='stable')
     return df.drop_duplicates('id', keep='last').sort_values(['shard', 'offset']).drop(columns='_t').reset_index(drop=True)
 
+def read_index(folder)->tuple[pd.DataFrame, dict]:
+    "The table and the metadata of `index.parquet`; both empty where it is absent or broken, since the shards are the truth."
+    path = Path(folder)/'index.parquet'
+    try: return read_parquet(path) if path.exists() else (pd.DataFrame(), {})
+    except VaetagError as e: say(f'{e}; it is made anew from the shards'); return pd.DataFrame(), {}
+
 def scan(folder, fingerprint)->tuple[pd.DataFrame, dict, dict]: # index, shards it is made of, {useless shard: (kind, reason)}
     "The index of a store as its shards are now."
     folder, files = Path(folder), _present(folder)
-    if (folder/'index.parquet').exists():
-        df, about = read_parquet(folder/'index.parquet')
-        if about.get('shards') == files and about.get('fingerprint') == fingerprint: return df, files, {}
+    df, about = read_index(folder)
+    if about.get('shards') == files and about.get('fingerprint') == fingerprint: return df, files, {}
     parts, created, bad = [], {}, {}
     for name in sorted(files):
         try: df, about = shard_index(folder/name)
@@ -222,12 +229,11 @@ def runs(self:LatentStore, mib=32):
         n = max(1, int(mib*2**20//max(1, self.shapes[run[0]].prod(dtype=np.int64)*self.dtype.itemsize)))
         for i in range(0, len(run), n): yield run[i:i+n]
 
-# %% ../../nbs/03_latents/40_store.ipynb #d3adde95
+# %% ../../nbs/03_latents/40_store.ipynb #c65d78e9
 @patch
 def check(self:LatentStore, root=None)->list: # of `Problem`
     "Missing and torn shards, latents that are not finite, latents whose picture has changed; empty if all is well."
-    index = self.folder/'index.parquet'
-    named = read_parquet(index, ['id'])[1].get('shards', {}) if index.exists() else {}
+    named = read_index(self.folder)[1].get('shards', {})
     out = [Problem('missing', n, 'the index names this shard, the folder lacks it') for n in sorted(set(named) - set(self.shard_files) - set(self.bad))]
     out += [Problem(kind, n, why) for n, (kind, why) in self.bad.items()]
     bar = track(desc='check', total=len(self), unit='latent')
