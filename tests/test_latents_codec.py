@@ -72,6 +72,14 @@ def test_diffusers_reads_what_we_save(files):
     x = torch.rand(1, 3, 32, 32)*2 - 1
     with torch.no_grad(): torch.testing.assert_close((theirs.encode(x).latent_dist.mean - (theirs.config.shift_factor or 0))*theirs.config.scaling_factor, codec.encode(x), atol=1e-5, rtol=0)
 
+def test_diffusers_reads_a_folder_with_our_own_convention(tmp_path):
+    from diffusers import AutoencoderKL
+    codec = Codec.random(SMALL, Convention(.5, bias=.1)); codec.save(tmp_path/'v')
+    theirs = AutoencoderKL.from_pretrained(tmp_path/'v', local_files_only=True)
+    x = torch.rand(1, 3, 32, 32)*2 - 1
+    with torch.no_grad(): torch.testing.assert_close(theirs.encode(x).latent_dist.mean*.5 + .1, codec.encode(x), atol=1e-5, rtol=0)
+    assert str(Codec.load(tmp_path/'v').convention) == 'z * 0.5 + 0.1' and 'scaling_factor' not in json.loads((tmp_path/'v'/'config.json').read_text())
+
 def test_dtype_is_part_of_the_fingerprint(files, tmp_path):
     d, codec, sd = files
     save_file({k: v.half() for k, v in sd.items()}, tmp_path/'half.safetensors')

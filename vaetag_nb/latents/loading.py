@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'DTYPES', 'PARTS', 'ATTENTION', 'PICKLES', 'WEIGHTS', 'Family', 'vae_keys', 'diffusers_names', 'read_file',
-           'read_folder', 'infer', 'PooledBlock', 'build_vae', 'fit_config', 'find_convention', 'LoadedVae',
-           'find_licence', 'compute_dtype', 'load_vae']
+           'read_folder', 'infer', 'PooledBlock', 'build_vae', 'known_settings', 'fit_config', 'find_convention',
+           'LoadedVae', 'find_licence', 'compute_dtype', 'load_vae']
 
 # %% ../../nbs/03_latents/10_loading.ipynb #2183fcd7
 import inspect, re
@@ -183,18 +183,22 @@ def build_vae(cls,           # 'AutoencoderKL', 'AutoencoderKLFlux2', 'Autoencod
         row[int(i)] = PooledBlock(row[int(i)], width)
     return vae
 
-# %% ../../nbs/03_latents/10_loading.ipynb #99dbf7db
+# %% ../../nbs/03_latents/10_loading.ipynb #e0a44c7d
 def _plain(v): return list(v) if isinstance(v, (list, tuple)) else v
+
+def known_settings(cls)->set:
+    "Names of the settings that a network class takes."
+    import diffusers
+    return set(inspect.signature(getattr(diffusers, 'AutoencoderTiny' if cls == 'TAEF2' else cls).__init__).parameters) - {'self'}
 
 def fit_config(cls, arch:dict, cfg:dict, where)->dict: # what `build_vae` takes
     "The settings `arch` that the weights tell, completed by those of `cfg`; unknown or contradicting ones are errors."
-    import diffusers
     numbers = [k for k in ('scaling_factor', 'shift_factor') if isinstance(cfg.get(k), bool) or not isinstance(cfg.get(k), (int, float, type(None)))]
     if numbers: raise VaetagError(f'{where}: the config says {numbers[0]} {cfg[numbers[0]]!r}, which is no number')
     named, base = cfg.get('_class_name', cls), 'AutoencoderTiny' if cls == 'TAEF2' else cls
     if named not in (cls, base): raise VaetagError(f'{where}: the config says {named}, the weights are of {cls}; classes that are read: '
                                                    f"{', '.join(sorted({f.cls for f in FAMILIES.values()}))}")
-    known = set(inspect.signature(getattr(diffusers, base).__init__).parameters) - {'self'}
+    known = known_settings(cls)
     also = {'block_out_channels'} if base == 'AutoencoderTiny' else set()   # diffusers writes it, and does not read it
     for k, v in cfg.items():
         if k[0] != '_' and k not in known | also: raise VaetagError(f'{where}: unknown VAE setting {k!r}.{nearest(k, known)}')
@@ -279,7 +283,7 @@ def compute_dtype(dtype)->torch.dtype:
     if t not in (torch.float32, torch.bfloat16): raise UsageError(f'VAE dtype {dtype}: legal are fp32 and bf16')
     return t
 
-# %% ../../nbs/03_latents/10_loading.ipynb #7a360a98
+# %% ../../nbs/03_latents/10_loading.ipynb #ab929f22
 def load_vae(src,                # file or folder
              config=None,        # settings over those found: a mapping or a JSON file; may be partial
              family:str|None=None, # key of `FAMILIES`
@@ -291,9 +295,10 @@ def load_vae(src,                # file or folder
     dtype = compute_dtype(dtype)
     sd, cfg, licence = _read(src, config)
     cls, arch = infer(sd, src)
-    cfg, n = fit_config(cls, arch, cfg, src), arch['latent_channels']
+    own, cfg, n = cfg.get('_vaetag_convention'), fit_config(cls, arch, cfg, src), arch['latent_channels']
     if family and (cls, n) != (FAMILIES[family].cls, FAMILIES[family].channels or n): raise VaetagError(
         f'{src}: family {family} is {FAMILIES[family].cls} of {FAMILIES[family].channels} channels, the weights are {cls} of {n}')
+    if own and not (convention or family): convention = Convention.from_dict(own)   # `Codec.save` had more to say than diffusers' words can
     convention = convention or find_convention(cls, cfg, family, sd, src)
     pools = {k[:-len('.pool.0.weight')]: v.shape[0] for k, v in sd.items() if k.endswith('.pool.0.weight')}
     try:
