@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KINDS', 'OK', 'BLANK', 'BAD_WEIGHT', 'UNKNOWN', 'EMPTY_WEIGHT', 'LoadReport', 'Labels', 'name_reader', 'read_aliases']
 
-# %% ../../nbs/01_data/05_labels.ipynb #4456cfb5
-import html
+# %% ../../nbs/01_data/05_labels.ipynb #483a0d08
+import html, os
 from collections import Counter
 from itertools import chain, islice
 import numpy as np, pandas as pd
@@ -64,7 +64,7 @@ class LoadReport:
     def entries(self)->pd.DataFrame:
         return pd.DataFrame([r for w in ('bad', 'wrong', 'note') for r in self.of(w)], columns=['kind', 'id', 'entry', 'reason'])
 
-# %% ../../nbs/01_data/05_labels.ipynb #eecff88b
+# %% ../../nbs/01_data/05_labels.ipynb #0b11f5c3
 def _summary(self, top=5):
     "(how often, kind, meaning, examples) of every kind that occurred"
     for k, (_, means) in KINDS.items():
@@ -81,8 +81,11 @@ def __str__(self:LoadReport):
 @patch
 def _repr_html_(self:LoadReport):
     rows = ''.join('<tr>' + ''.join(f'<td>{html.escape(str(x))}</td>' for x in r) + '</tr>' for r in _summary(self))
-    head = f'<p>{html.escape(self.source)}: {self.kept} of {self.total} records read</p>'
+    head = f'<p>{html.escape(os.path.basename(self.source))}: {self.kept} of {self.total} records read</p>'
     return head + (f'<table><tr><th></th><th>kind</th><th>meaning</th><th>first of them</th></tr>{rows}</table>' if rows else '')
+
+@patch
+def __repr__(self:LoadReport): return f'LoadReport({self.kept} of {self.total} records read, {self.bad} bad)'
 
 @patch
 def to_dict(self:LoadReport)->dict:

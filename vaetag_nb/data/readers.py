@@ -221,13 +221,13 @@ def gather(r:Rows, order)->dict:
     rep.kept = len(rows)
     return out
 
-# %% ../../nbs/01_data/22_readers.ipynb #038c7998
+# %% ../../nbs/01_data/22_readers.ipynb #35d31ee4
 def read_columns(src,               # metadata file (JSON, JSON lines, CSV, Parquet) or folder, local or remote
                  tags=None,         # `Vocab`, or a tag CSV; `None` for the source's own, or for every tag that occurs
                  layout='auto',     # one of `LAYOUTS`, or 'auto'
                  image_root=None,   # folder of relative image paths, for metadata files
                  strict=False,      # whether bad records, missing images, bad weights and unknown tags are errors
-                 max_bad=.05,       # share of records in [0, 1] that may be bad or missing
+                 max_bad=.05,       # share of records in [0, 1] that may be bad or missing; `None` checks nothing
                  check_images=True, # whether the images must be there; nothing is opened
                  order='rank',      # order of a vocabulary that is built, see `tag_order`
                  limit=1000,        # entries of each kind that the report keeps, `None` for all
@@ -247,5 +247,5 @@ def read_columns(src,               # metadata file (JSON, JSON lines, CSV, Parq
     with track(desc='reading', unit=' records', leave=False) as bar:
         for b in records.batches: rows.add(b); bar.update(len(b.ids))
     out = gather(rows, order)
-    report.check(strict, max_bad)
+    if max_bad is not None: report.check(strict, max_bad)
     return out

@@ -240,7 +240,7 @@ def csv_columns(src,             # CSV file, local or remote
     if twice is not None: raise VaetagError(f'{src}: the column {twice!r} stands twice')
     return {h: [r[i].strip() if i < len(r) else '' for r in rows] for i, h in enumerate(head)}, lines
 
-# %% ../../nbs/01_data/00_tags.ipynb #10984d51
+# %% ../../nbs/01_data/00_tags.ipynb #8ffebf00
 def _whole(cell):
     "A cell as a whole number; `None` if it is none"
     m = re.fullmatch(r'([+-]?[0-9]{1,18})(?:\.0*)?', cell, re.A)
@@ -258,7 +258,8 @@ def _one_row_each(src, names, lines, counts, duplicates):
     found += [f"{t!r} in lines {', '.join(map(str, again[t][:5]))}" for t in list(again)[:5]]
     if found and duplicates == 'error':
         raise VaetagError(f"{src}: {'; '.join(found)}: each class needs one row with a name (duplicates='merge' cleans a list)")
-    if found: say(f"{src}: {len(blank)} blank rows dropped, {len(again)} repeated names merged: {'; '.join(found)}")
+    if blank: say(f'{src}: {len(blank)} rows without a name dropped')
+    if again: say(f"{src}: {len(again)} repeated names merged: {'; '.join(found[bool(blank):])}")
     return list(first.values())
 
 # %% ../../nbs/01_data/00_tags.ipynb #2b05cecd
