@@ -4,7 +4,9 @@
 
 # %% auto #0
 __all__ = ['VERBS', 'NEEDED', 'OPTIONAL', 'Outcome', 'verb', 'overview', 'find_verb', 'parse', 'run', 'FromData', 'DataSynth',
-           'DataSplit', 'DataVocab', 'versions', 'devices', 'writable', 'weight_places', 'Doctor']
+           'DataSplit', 'DataVocab', 'DataValidate', 'DataStats', 'latents_encode', 'LatentsInfo', 'LatentsCheck',
+           'train_decoder', 'train_vae', 'tag', 'EvalTagger', 'versions', 'devices', 'writable', 'weight_places',
+           'Doctor', 'main']
 
 # %% ../nbs/11_cli.ipynb #3018be74
 import io, json, os, re, sys, tempfile
@@ -98,6 +100,12 @@ def _fail(e, as_json):
     if as_json: print(json.dumps(dict(error=line, status=e.exit_code)))
     return e.exit_code
 
+# %% ../nbs/11_cli.ipynb #e63875ae
+def _lines(d, indent=''):
+    "A mapping as aligned lines"
+    w = max(map(len, map(str, d)), default=0)
+    return '\n'.join(f'{indent}{k:{w}}  {v}' if not isinstance(v, dict) else f'{indent}{k}\n{_lines(v, indent+"  ")}' for k, v in d.items())
+
 # %% ../nbs/11_cli.ipynb #a6c2073e
 @dataclass(kw_only=True)
 class FromData:
@@ -174,6 +182,216 @@ class DataVocab(FromData):
         return Outcome(dict(tags=len(kept), left_out=len(all_tags)-len(kept), sizes=kept.sizes(), out=str(self.out)),
                        f'{self.out}: {len(kept)} tags, {len(all_tags)-len(kept)} left out')
 
+# %% ../nbs/11_cli.ipynb #f375baac
+@verb('data validate')
+@dataclass(kw_only=True)
+class DataValidate:
+    "Find everything that is wrong with a data set, decoding every picture; exit status 1 if anything is."
+    json_path: Path                             # the data set: metadata JSON, or any other layout
+    tags_csv_path: Path|None = None             # known tags
+    output_dir: Path|None = Path('data_validation') # folder for the report files
+    layout: str = 'auto'                        # as for data split
+    image_root: Path|None = None                # folder that relative image paths start from
+    fix: bool = False                           # write NAME.cleaned.json beside the source
+    keep_empty: bool = False                    # pictures without labels are meant to be there
+    def __call__(self):
+        from vaetag_nb.data.audit import faults, validate
+        s = validate(self.json_path, self.tags_csv_path, self.output_dir, self.layout, self.image_root, self.fix, self.keep_empty)
+        wrong = faults(s, self.keep_empty)
+        short = {k: v for k, v in s.items() if not isinstance(v, list)}
+        return Outcome(s, f'{_lines(short)}\n\n' + (f"found wrong: {', '.join(wrong)}; details in {self.output_dir}" if wrong else 'nothing wrong'), int(bool(wrong)))
+
+# %% ../nbs/11_cli.ipynb #5e8615f9
+@verb('data stats')
+@dataclass(kw_only=True)
+class DataStats(FromData):
+    "Counts, co-occurrence and tags per picture, of the whole and of each side of a split."
+    data: Positional[Path]        # metadata JSON, folder, Parquet, CSV or JSONL
+    split: Path|None = None       # split.parquet
+    rare: int = 10                # tags with fewer pictures are called rare
+    out: Path|None = None         # folder for tables and a picture
+    def __call__(self):
+        from vaetag_nb.data import split
+        from vaetag_nb.data.audit import tag_stats
+        t = self.read(self.data)
+        if self.split is not None: t = split.apply(t, split.Split.read(self.split))
+        s = tag_stats(t, self.rare)
+        if self.out is not None: s.write(self.out)
+        return Outcome(s.to_dict(), f'{s.parts.round(2).to_string(index=False)}\n\n{s.tags.head(20).to_string(index=False)}')
+
+# %% ../nbs/11_cli.ipynb #8451a782
+def _part(text):
+    "`1/4` as (1, 4)"
+    m = re.fullmatch(r'(\d+)/(\d+)', text)
+    if not m or not int(m[1]) < int(m[2]): raise UsageError(f'--part {text}: give i/n with i from 0 to n-1, such as 0/4')
+    return int(m[1]), int(m[2])
+
+# %% ../nbs/11_cli.ipynb #75702ef4
+@verb('latents encode')
+def latents_encode(args):
+    "Encode pictures once: of a data set into a latent store (resumable, in parts), or of a folder into one file."
+    from vaetag_nb.trainers.settings import CodecConfig, ImageConfig
+    @dataclass(kw_only=True)
+    class Encode(FromData):
+        images: Positional[Path|None] = None  # picture or folder; or give --data
+        data: Path|None = None                # metadata JSON, folder, Parquet, CSV or JSONL
+        vae: str = 'embedded'                 # folder or file of the VAE
+        out: Path                             # store (folder), or file with --format
+        format: Literal['store', 'safetensors', 'npz', 'json'] = 'store' # json: model space, for old consumers
+        part: str = '0/1'                     # i/n: this process takes part i of n; no coordinator is needed
+        dtype: Literal['fp16', 'bf16', 'fp32'] = 'fp16' # of the stored numbers
+        logvar: bool = False                  # also the log variances
+        flip: bool = False                    # also the mirrored pictures
+        space: Literal['raw', 'model']|None = None # of a dump
+        image: ImageConfig = field(default_factory=ImageConfig)
+        codec: CodecConfig = field(default_factory=CodecConfig)
+    o = parse(Encode, args, 'latents encode')
+    o.codec.vae = o.codec.vae or o.vae
+    return _encode(o, _part(o.part))
+
+def _encode(o, part):
+    from vaetag_nb.data.images import list_images
+    from vaetag_nb.latents.encode import dump_latents, encode_table
+    if (o.images is None) == (o.data is None): raise UsageError('give either IMAGES or --data: pictures, or a data set')
+    codec, pre = o.codec.load(), o.image.preprocess()
+    pre.check(codec.multiple)
+    if o.data is not None and o.format == 'store':
+        t = o.read(o.data)
+        rep = encode_table(t.ids, t.paths, codec, o.out, pre, o.dtype, o.codec.batch_size, part, o.flip, o.logvar, sizes=(t.width, t.height))
+    else:
+        paths = o.read(o.data).paths if o.data is not None else list_images(o.images) if o.images.is_dir() else [o.images]
+        rep = dump_latents(paths, codec, o.out, pre, o.format, o.space, o.dtype, o.codec.batch_size)
+    for k, why in list(rep.failed.items())[:5]: say(f'{k}: {why}')
+    return Outcome(dict(encoded=rep.encoded, reused=rep.reused, failed=rep.failed, out=str(rep.store)), str(rep), int(bool(rep.failed)))
+
+# %% ../nbs/11_cli.ipynb #240364eb
+@verb('latents info')
+@dataclass(kw_only=True)
+class LatentsInfo:
+    "What a VAE or a latent store is: class, family, channels, factor, convention, fingerprint, statistics."
+    src: Positional[str]       # VAE folder or file, `embedded`, or a store
+    config: str|None = None    # settings over those found in a VAE, JSON file
+    family: str|None = None    # sd15, sdxl, sd3, flux, tiny ...: where the file does not say the scale
+    def __call__(self):
+        if (Path(self.src)/'meta.json').exists():
+            from vaetag_nb.latents.store import LatentStore
+            with LatentStore.open(self.src) as s: d = s.info() | s.stats()
+        else:
+            from vaetag_nb.latents.codec import Codec
+            d = Codec.load(self.src, self.config, self.family).info()
+        return Outcome(d, _lines(d))
+
+# %% ../nbs/11_cli.ipynb #b204fa83
+@verb('latents check')
+@dataclass(kw_only=True)
+class LatentsCheck:
+    "Missing, torn, non-finite and stale entries of a latent store; exit status 1 if there are any."
+    store: Positional[Path]   # folder of the store
+    def __call__(self):
+        from vaetag_nb.latents.store import LatentStore
+        with LatentStore.open(self.store) as s: n, problems = len(s), s.check()
+        text = '\n'.join([*map(str, problems[:20]), *([f'... and {len(problems)-20} more'] if len(problems) > 20 else []),
+                          f'{self.store}: {n} latents, {len(problems)} problems'])
+        return Outcome(dict(latents=n, problems=[p._asdict() for p in problems]), text, int(bool(problems)))
+
+# %% ../nbs/11_cli.ipynb #d174ee86
+def _configured(cls, args, words):
+    "A configuration from YAML files (the leading arguments) and flags"
+    from vaetag_nb.core.config import load
+    n = next((i for i, a in enumerate(args) if a.startswith('-')), len(args))
+    return parse(cls, args[n:], words, default=load(cls, *args[:n]))
+
+def _trained(run):
+    "What a training run leaves, for `--json` and as text"
+    return Outcome(dict(out=str(run.out), best=str(run.best), metrics=run.metrics), f'{_lines(run.metrics)}\n\nbest: {run.best}')
+
+@verb('train decoder')
+def train_decoder(args):
+    "Train a latent tagger's decoder on cached latents: [run.yaml ...] [--key value ...]."
+    from vaetag_nb.trainers import tagger
+    return _trained(tagger.train_decoder(_configured(tagger.DecoderConfig, args, 'train decoder')))
+
+@verb('train vae')
+def train_vae(args):
+    "Train or fine-tune a VAE on pictures: [run.yaml ...] [--key value ...]."
+    from vaetag_nb.trainers import vae
+    return _trained(vae.train_vae(_configured(vae.VaeConfig, args, 'train vae')))
+
+# %% ../nbs/11_cli.ipynb #00321703
+def _threshold(text):
+    "`0.3` as a number, `general=.3,character=.8` as a mapping"
+    if text is None: return None
+    def number(v):
+        try: return float(v)
+        except ValueError: raise UsageError(f'--threshold {text}: {v!r} is not a number; give 0.3 or general=.3,character=.8') from None
+    return number(text) if '=' not in text else {k.strip(): number(v) for k, v in (p.rsplit('=', 1) if '=' in p else (p, '') for p in text.split(','))}
+
+@verb('tag')
+def tag(args):
+    "Tag a picture, a folder, or latents with a trained model."
+    from vaetag_nb.captions import CaptionOptions
+    @dataclass(kw_only=True)
+    class Tag:
+        images: Positional[Path|None] = None  # picture or folder; or give --from-latents
+        model: Path                           # model folder, such as best/ of a run
+        from_latents: Path|None = None        # latent store, or safetensors file of latents
+        space: Literal['raw', 'model', 'scale_shift']|None = None # of a bare latent file
+        vae: str|None = None                  # the VAE, where it is not where the model folder says
+        out: Path|None = None                 # folder or file for the results; none: printed
+        format: Literal['json', 'jsonl', 'csv', 'txt'] = 'json' # of --out; txt: a caption beside each picture
+        threshold: str|None = None            # 0.3, or general=.3,character=.8; none: the model's own
+        rule: Literal['auto', 'tag', 'category', 'global', 'mcut'] = 'auto' # which of the model's thresholds
+        top_k: int|None = None                # tags at most for a picture
+        batch_size: int = 8                   # pictures computed at once
+        skip_errors: bool = False             # unreadable pictures do not make the exit status 1
+        existing: Literal['skip', 'append', 'prepend', 'replace'] = 'skip' # captions that are there
+        caption: CaptionOptions = field(default_factory=CaptionOptions)
+        device: str|None = None               # cpu, cuda; none: the best there is
+        precision: Literal['fp32', 'bf16', 'auto'] = 'fp32' # of the arithmetic
+    return _tag(parse(Tag, args, 'tag'))
+
+# %% ../nbs/11_cli.ipynb #886e0c13
+def _tag(o):
+    from vaetag_nb.infer import Tagger
+    from vaetag_nb.predictions import write_predictions
+    from vaetag_nb.results import Results, record
+    if (o.images is None) == (o.from_latents is None): raise UsageError('give either IMAGES or --from-latents')
+    threshold = _threshold(o.threshold)
+    tagger = Tagger.load(o.model, o.vae, o.device, o.precision)
+    how = dict(threshold=threshold, rule=o.rule, top_k=o.top_k)
+    if o.from_latents is None and o.out is not None:
+        rep = tagger.tag_folder(o.images if o.images.is_dir() else [o.images], o.out, o.format, o.batch_size, **how, skip_errors=o.skip_errors,
+                                existing=o.existing, caption=o.caption)
+        return Outcome(dict(tagged=rep.tagged, reused=rep.reused, failed=rep.failed, files=[str(f) for f in rep.files]), '\n'.join(map(str, rep.files)))
+    if o.from_latents is not None: got = tagger.tag_latents(o.from_latents, o.space, **how)
+    else: got = tagger.tag(o.images, **how, batch_size=o.batch_size, skip_errors=o.skip_errors)
+    rows = [record(r) for r in (got if isinstance(got, Results) else [got])]
+    if o.out is not None: write_predictions(o.out, rows, o.format)
+    text = '\n'.join(f"{r['path']}\n" + '\n'.join(f"  {t['score']:.4f}  {t['tag']}" for t in r['tags']) if r['error'] is None else f"{r['path']}: {r['error']}" for r in rows)
+    return Outcome(dict(images=rows), text)
+
+# %% ../nbs/11_cli.ipynb #9ed8e8ce
+@verb('eval tagger')
+@dataclass(kw_only=True)
+class EvalTagger(FromData):
+    "Measure a tagger on a data set: a table of every tag, the summary, intervals; or fit its thresholds."
+    model: Path                     # model folder
+    data: Path                      # metadata JSON, folder, Parquet, CSV or JSONL
+    split: Path|None = None         # split.parquet
+    side: str|None = None           # with --split: train, val or test
+    thresholds: str = 'auto'        # auto (the model's own), a number, or an optimal_thresholds.json
+    fit_thresholds: bool = False    # fit thresholds to this data and write them into the model folder and to --out
+    objective: Literal['macro_f1', 'micro_f1'] = 'macro_f1' # what the fitted global threshold maximises
+    min_positives: int = 10         # rarer tags get the global threshold
+    mode: Literal['auto', 'exact', 'hist'] = 'auto' # how curves are kept: all scores, or in bins
+    bootstrap: int = 0              # draws for 95 % intervals; 0: none
+    batch_size: int = 8             # pictures computed at once
+    out: Path|None = None           # folder for evaluation_results.csv, evaluation_results_overall.json and more
+    seed: int = 0                   # of the draws
+    def __call__(self):
+        from vaetag_nb.evaluate import evaluate_tagger
+        return evaluate_tagger(self, self.read(self.data))
+
 # %% ../nbs/11_cli.ipynb #1cdc7bb0
 NEEDED   = 'torch torchvision numpy scipy pandas pyarrow pillow safetensors timm diffusers transformers accelerate tyro'.split()
 OPTIONAL = dict(torchcodec='faster decoding', tensorboard='--track tensorboard', onnx='export', onnxruntime='export', hfutils='publishing')
@@ -235,3 +453,14 @@ class Doctor:
         figures = dict(version=__version__, needed=need, optional=extra, devices=devices(), caches=free, missing=missing,
                        embedded_vae=vae.fingerprint, weights={k: ok for k, (_, ok) in weights.items()})
         return Outcome(figures, '\n'.join(rows), int(bool(missing)))
+
+# %% ../nbs/11_cli.ipynb #e994d124
+def main():
+    "The `vaetag` program."
+    try: status = run(sys.argv[1:]); sys.stdout.flush()
+    except KeyboardInterrupt: print('vaetag: stopped', file=sys.stderr); status = 130
+    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); status = 0
+    sys.exit(status)
+
+# %% ../nbs/11_cli.ipynb #d869c918
+if __name__ == '__main__' and '__file__' in globals(): main()  # a program, not a notebook
