@@ -123,7 +123,7 @@ def curve(keys)->Curve:
     "The curve of the packed scores of one tag, or of many tags taken together."
     return curve_of_histogram(histogram(keys)) if keys.dtype == np.uint16 else curve_of_sorted(in_order(keys))
 
-# %% ../../nbs/07_eval/00_curves.ipynb #db9c3d2b
+# %% ../../nbs/07_eval/00_curves.ipynb #aecf0e8e
 def default_threads(): return max(1, min(4, os.cpu_count() or 1))
 
 class ExactScores:
@@ -156,6 +156,12 @@ class ExactScores:
     def map(self, f, tags=None, threads=None)->list:
         "`f(packed cells of a tag)` for each of `tags`, in order."
         return [x for xs in self.blocks(lambda ks: [f(k) for k in ks], tags, threads) for x in xs]
+
+    def enumerate(self, f, threads=None)->list:
+        "`f(packed cells of a tag, its number)` for all tags."
+        numbers = np.array_split(np.arange(self.tags), max(1, -(-self.tags//64)))
+        def work(n): return [f(k, c) for k, c in zip(self.columns(slice(n[0], n[-1]+1)), n)] if len(n) else []
+        with ThreadPoolExecutor(threads or default_threads()) as pool: return [x for xs in pool.map(work, numbers) for x in xs]
 
     def curves(self, tags=None, threads=None)->list: return self.map(curve, tags, threads)
 
