@@ -370,7 +370,7 @@ def _tag(o):
     text = '\n'.join(f"{r['path']}\n" + '\n'.join(f"  {t['score']:.4f}  {t['tag']}" for t in r['tags']) if r['error'] is None else f"{r['path']}: {r['error']}" for r in rows)
     return Outcome(dict(images=rows), text)
 
-# %% ../nbs/11_cli.ipynb #9ed8e8ce
+# %% ../nbs/11_cli.ipynb #dfad5998
 @verb('eval tagger')
 @dataclass(kw_only=True)
 class EvalTagger(FromData):
@@ -389,8 +389,15 @@ class EvalTagger(FromData):
     out: Path|None = None           # folder for evaluation_results.csv, evaluation_results_overall.json and more
     seed: int = 0                   # of the draws
     def __call__(self):
+        from vaetag_nb.data import split
         from vaetag_nb.evaluate import evaluate_tagger
-        return evaluate_tagger(self, self.read(self.data))
+        t = self.read(self.data)
+        if (self.split is None) != (self.side is None): raise UsageError('--split and --side go together: a split.parquet, and train, val or test')
+        if self.split is not None: t = split.apply(t, split.Split.read(self.split)).where(split=self.side)
+        rep = evaluate_tagger(self.model, t, self.thresholds, self.fit_thresholds, self.objective, self.min_positives, self.mode, self.bootstrap,
+                              self.seed, self.batch_size, self.side or Path(self.data).name, self.out)
+        rows = rep.per_tag.sort_values('support', ascending=False, kind='stable')[['class_name', 'support', 'precision', 'recall', 'f1', 'ap', 'threshold']]
+        return Outcome(rep.summary, f'{rows.head(20).round(3).to_string(index=False)}\n\n{rep}')
 
 # %% ../nbs/11_cli.ipynb #1cdc7bb0
 NEEDED   = 'torch torchvision numpy scipy pandas pyarrow pillow safetensors timm diffusers transformers accelerate tyro'.split()
