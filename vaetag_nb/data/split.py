@@ -253,17 +253,18 @@ def _given(table, method, extend)->np.ndarray: # side number per record, -1: to 
         fixed = np.where(old >= 0, old, fixed)
     return fixed
 
-# %% ../../nbs/01_data/30_split.ipynb #708cb9b2
+# %% ../../nbs/01_data/30_split.ipynb #6d4d65f9
 def make(table,                   # records: `ids`, `labels`, and what the keys need (`paths`, `group`, columns)
          method:str='stratified', # stratified, random, hash, modulo or column
          val:float=.1,            # share
          test:float=.1,           # share
          seed:int=0,
-         group_by=('sha256',),    # keys of records that belong together (see `group_codes`)
+         group_by=None,           # keys of records that belong together (see `group_codes`); default: sha256, and group if there is one
          no_val:bool=False,       # whether `val=0` is meant
          extend:Split|None=None,  # a split whose records keep their sides
          )->Split: # in the order of the table
     "Draw a split in which no group straddles two sides; the order of the records does not matter."
+    if group_by is None: group_by = ('sha256', 'group') if table.group is not None else ('sha256',)
     group_by = (group_by,) if isinstance(group_by, str) else tuple(group_by)
     _check(method, val, test, no_val)
     ids, n, ratios = [str(i) for i in table.ids], len(table), (1-val-test, val, test)
@@ -289,7 +290,7 @@ def _report(draw, side):
     return dict(by_side(side), groups=int(draw.group.max()+1), largest_group=int(np.bincount(draw.group).max()),
                 wanted=dict(zip(SIDES, draw.sizes.tolist())), random=by_side(chance))
 
-# %% ../../nbs/01_data/30_split.ipynb #934a257b
+# %% ../../nbs/01_data/30_split.ipynb #4abe39a3
 def _settings(s): return dict(method=s.method, val=s.val, test=s.test, seed=s.seed, group_by=s.group_by)
 
 def _kept(new, old):
@@ -310,7 +311,8 @@ def ensure(path,              # the split file
         split.write(path)
         return split
     split = Split.read(path)
-    other = {k: v for k, v in settings.items() if k in _settings(split) and (tuple(v) if k == 'group_by' and not isinstance(v, str) else v) != _settings(split)[k]}
+    if isinstance(by := settings.get('group_by'), str): settings['group_by'] = (by,)
+    other = {k: v for k, v in settings.items() if v is not None and k in _settings(split) and (tuple(v) if k == 'group_by' else v) != _settings(split)[k]}
     if other: say(f'{path}: an existing split is used as it is, although other settings are asked for: {", ".join(f"{k}={v}" for k, v in other.items())}')
     if extend and (pd.Index(split.ids).get_indexer(pd.Index(list(table.ids), dtype=object)) < 0).any():
         split = _kept(make(table, extend=split, no_val=True, **_settings(split)), split)
