@@ -79,7 +79,7 @@ class Buckets:
     def __len__(self): return len(self.sizes)
     def __repr__(self): return f'Buckets({self.base}, {self.max}, {self.step}, max_area={self.max_area}): {len(self)} sizes, {len(self._first)} ratios'
 
-# %% ../nbs/02_bucketing.ipynb #ea020b9d
+# %% ../nbs/02_bucketing.ipynb #a6bdeb16
 def check_sizes(w, h)->tuple: # two int64 arrays
     "Widths and heights as arrays; a picture without a size is an error that names its position."
     w, h = np.atleast_1d(np.asarray(w)), np.atleast_1d(np.asarray(h))
@@ -103,7 +103,9 @@ def assign(self:Buckets, w, h)->np.ndarray: # uint16 (n,): rows of `sizes`
         at = at.astype(np.int64) >> 1
         row = np.searchsorted(self._keys, at*AREA + np.minimum(bw*bh, AREA - 1), 'right') - 1
         out[s:s+BLOCK] = self._order[np.maximum(row, self._first[at])]
-    for i in [t for ts in tied for t in ts]: out[i] = nearest_bucket(int(w[i]), int(h[i]), self.sizes)
+    if tied and len(tied := np.concatenate(tied)):
+        pairs, which = np.unique(np.stack([w[tied], h[tied]], 1), axis=0, return_inverse=True)
+        out[tied] = np.array([nearest_bucket(int(a), int(b), self.sizes) for a, b in pairs])[which.ravel()]
     return out
 
 # %% ../nbs/02_bucketing.ipynb #dd72b35b

@@ -71,14 +71,14 @@ class Quiet:
 quiet = Quiet()
 DENIED = frozenset(['EPS', 'WMF'])  # formats whose readers start other programs
 
-# %% ../../nbs/01_data/15_decode.ipynb #af304eeb
+# %% ../../nbs/01_data/15_decode.ipynb #84b52f8f
 def reason_of(e:Exception)->str:
     "One line that says why decoding failed."
     if isinstance(e, ImageError): return e.reason
     if isinstance(e, UnidentifiedImageError): return 'not an image of a known kind'
     if isinstance(e, MemoryError): return 'not enough memory'
     text = ' '.join(str(e).split())[:160]
-    return text if isinstance(e, (OSError, ValueError)) and text else f'{type(e).__name__}: {text}'.rstrip(': ')
+    return text if isinstance(e, (OSError, ValueError, Image.DecompressionBombError)) and text else f'{type(e).__name__}: {text}'.rstrip(': ')
 
 def open_image(f, max_pixels=MAX_PIXELS):
     "A file object as a Pillow image, pixels not yet decoded; `ValueError` if it has more than `max_pixels`."
@@ -141,7 +141,7 @@ def to_8bit(im):
     if not isinstance(key, int): return Image.fromarray(b)
     return Image.merge('LA', [Image.fromarray(b), Image.fromarray(np.where(a == key, 0, 255).astype(np.uint8))])
 
-# %% ../../nbs/01_data/15_decode.ipynb #3093aef4
+# %% ../../nbs/01_data/15_decode.ipynb #6effe2ca
 WHITE = (255, 255, 255)
 
 def to_rgb(im, background=WHITE):
@@ -152,7 +152,7 @@ def to_rgb(im, background=WHITE):
     key = im.info.get('transparency')
     if isinstance(key, tuple) and max(key) > 255:  # the key of 16-bit colours, whose upper bytes Pillow has kept
         im = im.copy(); im.info['transparency'] = tuple(k >> 8 for k in key)
-    rgba, out = im.convert('RGBA'), Image.new('RGB', im.size, background)
+    rgba, out = im if im.mode == 'RGBA' else im.convert('RGBA'), Image.new('RGB', im.size, background)
     out.paste(rgba, mask=rgba.getchannel('A'))
     return out
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SKIPPED', 'DEPTHS', 'PARSERS', 'exif_turn', 'xmp_turn', 'Head', 'jpeg_head', 'jpeg_size', 'png_text_turn', 'png_size',
-           'gif_size', 'webp_size', 'bmp_size', 'pillow_size', 'picture_size', 'read_sizes', 'image_sizes']
+           'gif_size', 'webp_size', 'bmp_size', 'peek_size', 'pillow_size', 'picture_size', 'read_sizes', 'image_sizes']
 
 # %% ../../nbs/01_data/17_sizes.ipynb #7892d16f
 import io, os, re, zlib
@@ -125,31 +125,32 @@ def bmp_size(head):
     n, w, h, planes, bits, packing = unpack_from('<IiiHHI', head(14, 20))
     return (w, abs(h), 1) if (n, packing) == (40, 0) and bits in (24, 32) and abs(h) < 2**24 else None
 
-# %% ../../nbs/01_data/17_sizes.ipynb #70f3f4e3
+# %% ../../nbs/01_data/17_sizes.ipynb #1c6a7f9a
 PARSERS = {b'\xff\xd8\xff': jpeg_size, b'\x89PN': png_size, b'GIF': gif_size, b'RIF': webp_size}
+
+def peek_size(f):
+    "`(width, height, orientation)` of the open file `f` by our own parsers, or `None`."
+    head = Head(f)
+    parser = bmp_size if head.start[:2] == b'BM' else PARSERS.get(head.start[:3], lambda head: None)
+    try: return parser(head)
+    except (StructError, IndexError, ValueError): return None  # it ends too early: Pillow says how
 
 def pillow_size(f):
     "`(width, height, orientation)` of the open file `f` as Pillow has it, before turning."
     f.seek(0)
-    with quiet:
-        im = open_image(io.BufferedReader(f))
+    with quiet, io.BufferedReader(f) as b, open_image(b) as im:
         if im.format == 'TIFF': return im.tag_v2[256], im.tag_v2[257], im.tag_v2.get(0x0112, 1)  # `size` is turned already
         return (*im.size, orientation(im))
 
 def picture_size(path)->tuple: # (width, height) in pixels, standing upright
     "Size of the picture in file `path` from its header, or an `ImageError`."
     try:
-        with open_file(path) as f:
-            head = Head(f)
-            parser = bmp_size if head.start[:2] == b'BM' else PARSERS.get(head.start[:3], lambda head: None)
-            try: found = parser(head)
-            except (StructError, IndexError, ValueError): found = None  # it ends too early: Pillow says how
-            w, h, turn = found or pillow_size(f)
+        with open_file(path) as f: w, h, turn = peek_size(f) or pillow_size(f)
         if not (w > 0 and h > 0 and w*h <= MAX_PIXELS): raise ImageError(path, f'{w} x {h} pixels, over the limit of {MAX_PIXELS:,}')
         return (h, w) if turn in (5, 6, 7, 8) else (w, h)
     except Exception as e: raise ImageError(path, reason_of(e)) from e
 
-# %% ../../nbs/01_data/17_sizes.ipynb #d04e6014
+# %% ../../nbs/01_data/17_sizes.ipynb #95549412
 def read_sizes(cache)->dict:
     "`{path: (bytes, mtime_ns, width, height)}` of a cache file; one that cannot be read is made anew, and said so."
     if not os.path.exists(cache): return {}
@@ -165,7 +166,7 @@ def image_sizes(paths,        # files
     paths = [os.fspath(p) for p in paths]
     out, errors, known = np.zeros((2, len(paths)), np.int32), {}, read_sizes(cache) if cache else {}
     fresh = {}
-    for i, p in enumerate(track(paths, 'sizes', leave=False)):
+    for i, p in enumerate(track(paths, 'sizes', leave=False) if len(paths) > 1000 else paths):
         try:
             if cache:
                 st, key = os.stat(p), os.path.abspath(p)
