@@ -2,9 +2,10 @@
 
     python tests/engine_toys.py tagger OUT '{"epochs": 3}' [KILL]     (also under torchrun)
 """
-import json, os, signal, sys, time
+import json, os, signal, socket, sys, time, traceback
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
+from accelerate import PartialState
 from torch import nn
 from vaetag_nb.core.errors import VaetagError
 from vaetag_nb.core.io import load_tree, read_jsonl
@@ -95,7 +96,7 @@ def arm(t, kill):
             if ctx and ctx.step == step: raise VaetagError('0.jpg: cannot be read')
         t.task.in_loss = fail
     if kill['where'] == 'save':
-        write, n = checkpoint.save_tree, [0]
+        write = checkpoint.save_tree
         def torn(path, tree, metadata=None):
             if t.step >= step: Path(path).write_bytes(b'half'); strike()
             write(path, tree, metadata)
@@ -117,6 +118,36 @@ def result(out):
     files = {f'{f.parent.name}/{f.name}': f.read_bytes() for d in (last, out/'best') for f in sorted(d.iterdir()) if f.name not in ('loop.safetensors', 'state.json')}
     log = [{k: v for k, v in l.items() if k not in ('img_s', 'mem_mb')} for l in read_jsonl(out/'log.jsonl')]
     return dict(files=files, loop=loop, log=log, best=(out/'best.json').read_text(), done=(out/'done.json').read_text())
+
+def free_port():
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); return str(s.getsockname()[1])
+
+def child(fn, env, log):
+    "Fork a process that calls `fn()`; its number"
+    pid = os.fork()
+    if pid: return pid
+    code = 99
+    try:
+        PartialState._reset_state(); os.environ.update(env)
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2); sys.stderr = open(2, 'w', closefd=False)
+        fn(); code = 0
+    except VaetagError as e: os.write(2, f'{e}\n'.encode()); code = getattr(e, 'exit_code', 1)
+    except BaseException: os.write(2, traceback.format_exc().encode())
+    finally: sys.stderr.flush(); os._exit(code)
+
+def processes(fn, world=1, log=os.devnull, timeout=90)->list:
+    "Run `fn()` in `world` processes, as torchrun would; their exit statuses, a signal as a negative number"
+    port = free_port()
+    env = lambda r: dict(RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world), MASTER_ADDR='127.0.0.1', MASTER_PORT=port) if world > 1 else {}
+    pids = [child(fn, env(r), log if world == 1 or log == os.devnull else f'{log}.{r}') for r in range(world)]
+    ended, late = {}, time.monotonic() + timeout
+    while len(ended) < world and time.monotonic() < late:
+        for p in pids:
+            if p not in ended and (done := os.waitpid(p, os.WNOHANG))[0]: ended[p] = os.waitstatus_to_exitcode(done[1])
+        time.sleep(.005)
+    for p in set(pids) - ended.keys(): os.kill(p, signal.SIGKILL); os.waitpid(p, 0)
+    assert len(ended) == world, f'hangs: of {pids} only {ended} ended'
+    return [ended[p] for p in pids]
 
 if __name__ == '__main__':
     kind, out, kw = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])

@@ -6,9 +6,9 @@
 __all__ = ['Every', 'brief', 'Progress', 'Console', 'JsonlLogger', 'TensorBoard', 'better', 'figure', 'KeepBest', 'EarlyStop',
            'Plateau', 'Checkpointer', 'Samples']
 
-# %% ../../nbs/06_trainers/30_callbacks.ipynb #e09371e9
+# %% ../../nbs/06_trainers/30_callbacks.ipynb #df0e7151
 import io, math, re, time
-from ..core.errors import UsageError, VaetagError, nearest
+from ..core.errors import UsageError, VaetagError, naming, nearest
 from ..core.io import append_jsonl, atomic_dir, atomic_file, write_json
 from ..core.progress import say, track
 from .checkpoint import cut_log, log_size
@@ -32,7 +32,7 @@ class Every:
         "Is it time, after an epoch?"
         return self.n > 0 and self.unit == 'epoch' and t.epoch % self.n == 0
 
-# %% ../../nbs/06_trainers/30_callbacks.ipynb #c94ebf37
+# %% ../../nbs/06_trainers/30_callbacks.ipynb #5b3ab588
 def brief(figures:dict, keys=None)->str:
     "Figures in one short line."
     show = lambda v: f'{v:.4g}' if isinstance(v, float) else str(v)
@@ -40,22 +40,23 @@ def brief(figures:dict, keys=None)->str:
 
 class Progress:
     "A bar over the optimiser steps, with loss, rate and speed."
-    order = 90
+    order, bar = 90, None
     def before_fit(self, t): self.bar = track(desc='train', total=t.total_steps, initial=t.step, unit='step')
     def after_step(self, t):
         self.bar.update()
         if t.record: self.bar.set_postfix_str(brief(t.record, [*(k for k in t.record if k.startswith(('loss', 'lr'))), 'img_s']))
-    def after_fit(self, t): self.bar.close()
-    def on_exception(self, t, e): self.bar.close()
+    def after_fit(self, t):
+        if self.bar is not None: self.bar.close()
+    def on_exception(self, t, e): self.after_fit(t)
 
-# %% ../../nbs/06_trainers/30_callbacks.ipynb #e7ee4a3e
+# %% ../../nbs/06_trainers/30_callbacks.ipynb #d1518928
 class Console:
     "One line at the start, after each epoch and at the end, on standard error and in `console.log`."
     order = 30
     def say(self, t, line):
         say(line)
         if t.run and t.p.main:
-            with open(t.run.console, 'a', encoding='utf-8') as f: f.write(line + '\n')
+            with naming(t.run.console, 'write'), open(t.run.console, 'a', encoding='utf-8') as f: f.write(line + '\n')
     def before_fit(self, t):
         n = sum(q.numel() for m in t.modules.values() for q in m.parameters())
         at = f'goes on after step {t.step}' if t.step else f'{n/1e6:.2f} M parameters'
@@ -64,7 +65,7 @@ class Console:
     def after_epoch(self, t):
         best = ' · best so far' if t.best and t.best['step'] == t.step else ''
         self.say(t, f'epoch {t.epoch}/{t.epochs} · step {t.step} · {brief({**t.summary, **(t.metrics if t.evaluated == t.step else {})})}{best}')
-    def on_exception(self, t, e): self.say(t, f"stopped in step {t.step + 1}: {str(e).splitlines()[0] if str(e) else type(e).__name__}")
+    def on_exception(self, t, e): self.say(t, str(e) if isinstance(e, VaetagError) else f'step {t.step + 1}: {type(e).__name__}: {e}'.splitlines()[0])
     def after_fit(self, t): self.say(t, f'done after step {t.step}' + (f' · best {t.best["metric"]} {t.best["value"]:.4g} of step {t.best["step"]}' if t.best else ''))
 
 # %% ../../nbs/06_trainers/30_callbacks.ipynb #c227bf54
@@ -89,10 +90,10 @@ class JsonlLogger:
     def state_dict(self): return dict(size=log_size(self.log) if self.log else 0)
     def load_state_dict(self, s): self.size = s['size']
 
-# %% ../../nbs/06_trainers/30_callbacks.ipynb #fc926327
+# %% ../../nbs/06_trainers/30_callbacks.ipynb #805552de
 class TensorBoard:
     "Writes the same figures for TensorBoard, into `tensorboard/` of the run folder."
-    order = 25
+    order, w = 25, None
     def __init__(self):
         try: from torch.utils.tensorboard import SummaryWriter
         except ImportError as e: raise VaetagError("TensorBoard is not installed: pip install 'vaetag_nb[tensorboard]'") from e

@@ -25,7 +25,7 @@ from .processes import Processes, copy_from_main, on_main, sum_gradients, sum_te
 from .runtime import Means, NonFinite, Signals, Stopped, pick_precision, switches
 from .task import Ctx, check_task, checkpoint_gradients, load_slices
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #11f05d40
+# %% ../../nbs/06_trainers/40_engine.ipynb #8c8a93fd
 class Trainer:
     "Trains a `Task`: `Trainer(task, 'runs/a', epochs=3).fit()`."
     def __init__(self,
@@ -60,6 +60,7 @@ class Trainer:
         self.device, self.precision = self.p.device, pick_precision(precision, self.p.device)
         self.accumulate, self.seed, self.max_grad_norm, self.workers, self.log_every = accumulate, seed, max_grad_norm, workers, log_every
         self.eval_every, self.eval_first, self.switches = Every(eval_every), eval_first, (tf32, cudnn_benchmark, deterministic)
+        if self.eval_every.unit == 'minute': raise UsageError(f'eval_every: {eval_every}: a validation by the clock could not be repeated; give epochs or steps')
         own = dict(seed=seed, epochs=epochs, steps=steps, accumulate=accumulate, precision=precision, max_grad_norm=max_grad_norm,
                    ema=ema, ema_warmup=ema_warmup, eval_every=eval_every)
         config = to_dict(config) if hasattr(config, '__dataclass_fields__') else config or {}
@@ -72,7 +73,7 @@ class Trainer:
         self.step = self.epoch = self.batch = 0          # finished optimiser steps and epochs, and batches of the present epoch
         self.evaluated, self.lr_factor, self.best, self.reason = -1, 1., None, None
         self.record, self.metrics, self.summary, self.interval, self.sofar = None, {}, {}, Means(), Means()
-        self.signals, self.bad, self.seen, self.clock = Signals(), None, 0, time.perf_counter()
+        self.signals, self.bad, self.deferred, self.seen, self.clock = Signals(), None, self.device.type != 'cpu', 0, time.perf_counter()
 
 # %% ../../nbs/06_trainers/40_engine.ipynb #67bd43a3
 @patch
@@ -116,12 +117,12 @@ def groups(self:Trainer):
         group.append((s, batch))
         if len(group) == self.accumulate or s.batch + 1 == self.batches_per_epoch: yield group; group = []
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #e7429830
+# %% ../../nbs/06_trainers/40_engine.ipynb #19a60d7a
 @patch
 def watch(self:Trainer, loss, norm):
     "Stop, or note, a step whose loss or gradient is not finite."
     bad = ~(torch.isfinite(loss) if self.scaler else torch.isfinite(loss) & torch.isfinite(norm))
-    if self.device.type == 'cpu':
+    if not self.deferred:
         if bad: self.non_finite(self.step)
         return
     noted = torch.full((), -1, device=self.device) if self.bad is None else self.bad
@@ -377,7 +378,7 @@ def session(self:Trainer):
         stack.enter_context(self.signals); stack.enter_context(switches(*self.switches))
         yield
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #c722f416
+# %% ../../nbs/06_trainers/40_engine.ipynb #8994994d
 @patch(as_prop=True)
 def at_end(self:Trainer):
     "Are all batches of the present epoch done?"
@@ -416,7 +417,8 @@ def finish(self:Trainer):
 def leave(self:Trainer, error):
     "The end of the run by an error."
     if isinstance(error, Stopped) and self.run: self.save()
-    self.emit('on_exception', error)
+    try: self.emit('on_exception', error)
+    except VaetagError as e: say(e)      # such as a full disk: the first error is the one to be told
 
 # %% ../../nbs/06_trainers/40_engine.ipynb #e11fbd72
 @patch

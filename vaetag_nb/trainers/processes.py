@@ -5,21 +5,23 @@
 # %% auto #0
 __all__ = ['Processes', 'on_main', 'sum_gradients', 'sum_tensor', 'copy_from_main']
 
-# %% ../../nbs/06_trainers/15_processes.ipynb #bb75a89f
+# %% ../../nbs/06_trainers/15_processes.ipynb #9ebe26b2
+from datetime import timedelta
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from ..core.errors import VaetagError
 
-# %% ../../nbs/06_trainers/15_processes.ipynb #d6a6ea6f
+# %% ../../nbs/06_trainers/15_processes.ipynb #d30b72e8
 class Processes:
     "This process among those of the run; alone where `torchrun` did not start it."
     def __init__(self, device=None): # 'cpu', 'cuda', ...; `None` is the best there is
-        alone = PartialState(cpu=device == 'cpu' or not (torch.cuda.is_available() or torch.xpu.is_available()))
-        self.rank, self.world = alone.process_index, alone.num_processes
-        self.device = alone.device if self.world > 1 else torch.device(device) if device else alone.default_device
-        many = self.world > 1
-        self.control = dist.new_group(backend='gloo') if many and dist.get_backend() != 'gloo' else None
+        gpu = torch.cuda.is_available() or torch.xpu.is_available()
+        state = PartialState(cpu=device == 'cpu' or not gpu)   # without `cpu`, two processes without GPUs would each be alone
+        self.rank, self.world = state.process_index, state.num_processes
+        self.device = state.device if self.world > 1 else torch.device(device) if device else state.default_device
+        if self.device.type == 'cuda' and self.device.index is not None: torch.cuda.set_device(self.device)
+        self.control = dist.new_group(backend='gloo', timeout=timedelta(days=1)) if self.world > 1 else None
 
     @property
     def main(self): return self.rank == 0

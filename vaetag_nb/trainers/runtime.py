@@ -42,7 +42,7 @@ class Means:
         s = self.state()
         return {k: v/s['n'][k] for k, v in s['sums'].items()}
 
-# %% ../../nbs/06_trainers/35_runtime.ipynb #25376f4d
+# %% ../../nbs/06_trainers/35_runtime.ipynb #133cd22b
 class Stopped(VaetagError):
     "The run was stopped by a signal, after saving."
     def __init__(self, text, signum): super().__init__(text); self.exit_code = 128 + signum
@@ -55,14 +55,16 @@ class Signals:
     def __init__(self): self.seen, self.at, self.before = 0, 0., {}
     def note(self, num, frame):
         if self.seen and time.monotonic() - self.at > 1: raise KeyboardInterrupt
-        if not self.seen: self.at = time.monotonic(); os.write(2, b'\nstopping after this step (again: at once, without saving)\n')
+        if not self.seen: self.at = time.monotonic(); os.write(2, b'\nstopping after this step; once more stops at once, without saving\n')
         self.seen = num
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
+        self.seen = 0
+        if threading.current_thread() is threading.main_thread():   # no other thread may have handlers
             self.before = {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
-    def __exit__(self, *exc):
+    def __exit__(self, kind, *exc):
         for s, h in self.before.items(): signal.signal(s, h)
+        if self.seen and kind is None: signal.raise_signal(self.seen)
 
 # %% ../../nbs/06_trainers/35_runtime.ipynb #17fecb9b
 @contextmanager
