@@ -6,7 +6,7 @@
 __all__ = ['OUTCOMES', 'Scored', 'truth_of', 'score_all', 'Counts', 'count', 'chosen_rows', 'Predictions', 'enlarged',
            'predictions_picture']
 
-# %% ../nbs/10_dashboards.ipynb #04811a8f
+# %% ../nbs/10_dashboards.ipynb #3f7032a5
 import html
 from dataclasses import dataclass
 import ipywidgets as W, matplotlib.pyplot as plt, numpy as np, scipy.sparse as sp, torch
@@ -16,8 +16,10 @@ from .core.errors import VaetagError, nearest
 from .core.progress import say
 from .data.images import load_image, to_float
 from .data.table import TagTable
-from .infer import Picture, Tagger, gather, measure
+from .eval.tagging import tag_metrics
+from .infer import Tagger
 from .pictures import bar_axes, channel_sheet, tag_bars, thumbnail, to_image, to_png, worth_showing
+from .sources import Picture, gather, measure
 
 # %% ../nbs/10_dashboards.ipynb #bf079fb2
 @dataclass
@@ -60,24 +62,26 @@ def score_all(tagger:Tagger, # `Tagger.load(folder)`
     truth = truth_of(table, tagger.vocab)[np.flatnonzero(ok)] if table is not None else None
     return Scored(tagger, [p for p in pictures if not p.error], scores[ok], truth, tagger.thresholds())
 
-# %% ../nbs/10_dashboards.ipynb #0a70b426
+# %% ../nbs/10_dashboards.ipynb #d6f4170e
 @dataclass
 class Counts:
     "Hits, false alarms and misses of each tag, and what they come to."
     tp:np.ndarray # (K,) each
     fp:np.ndarray
     fn:np.ndarray
-
-    @staticmethod
-    def f1(tp, fp, fn): return 2*tp/np.maximum(2*tp + fp + fn, 1)
+    n:int         # pictures
 
     @property
     def summary(self)->dict:
         "Micro precision, recall and F1, and macro-F1 over tags that occur; zero denominators give 0."
-        tp, fp, fn = (int(x.sum()) for x in (self.tp, self.fp, self.fn))
+        each, all_ = tag_metrics(self.table), tag_metrics(self.table.sum(1, keepdims=True))
         seen = self.tp + self.fn > 0
-        return dict(precision=tp/max(tp + fp, 1), recall=tp/max(tp + fn, 1), micro_f1=float(self.f1(tp, fp, fn)),
-                    macro_f1=float(self.f1(self.tp, self.fp, self.fn)[seen].mean()) if seen.any() else 0.)
+        return dict(precision=float(all_['precision'][0]), recall=float(all_['recall'][0]), micro_f1=float(all_['f1'][0]),
+                    macro_f1=float(each['f1'][seen].mean()) if seen.any() else 0.)
+
+    @property
+    def table(self)->np.ndarray: # (4, K): hits, predicted, true, pictures; as `tag_metrics` takes them
+        return np.stack([self.tp, self.tp + self.fp, self.tp + self.fn, np.full_like(self.tp, self.n)])
 
 def count(scored:Scored, thresholds:np.ndarray, # (K,)
           )->Counts:
@@ -86,7 +90,7 @@ def count(scored:Scored, thresholds:np.ndarray, # (K,)
     r, c = scored.truth.nonzero()
     n = lambda cols: np.bincount(cols, minlength=p.shape[1])
     tp, rated = n(c[p[r, c]]), np.asarray(scored.tagger.vocab.categories) == 9
-    out = Counts(tp, p.sum(0) - tp, n(c) - tp)
+    out = Counts(tp, p.sum(0) - tp, n(c) - tp, len(p))
     for x in (out.tp, out.fp, out.fn): x[rated] = 0
     return out
 
@@ -166,7 +170,7 @@ def step(self:Predictions, by:int):
     "Go forward or back, round the end."
     if len(self.rows): self.position.value = (self.position.value - 1 + by) % len(self.rows) + 1
 
-# %% ../nbs/10_dashboards.ipynb #328e4dc6
+# %% ../nbs/10_dashboards.ipynb #fc0a9f93
 @patch
 def refilter(self:Predictions, _=None):
     "Find the pictures that the filter leaves, and stay at the one shown if it is among them."
@@ -192,7 +196,7 @@ def views(self:Predictions, i)->dict: # PNG bytes by name, and the shape of the 
             z = self.tagger.codec.encode(to_float(x.to(self.tagger.device)))
             y = self.tagger.codec.decode(z)
         big = lambda im: to_png(enlarged(to_image(im), self.side))
-        self.made[i] = dict(image=big(to_float(x[0])), recon=big(y), sheet=to_png(channel_sheet(z, 2*self.side)), shape=tuple(z.shape[1:]))
+        self.made[i] = dict(image=big(to_float(x[0])), recon=big(y), sheet=to_png(channel_sheet(z, 2*self.side, cols=min(z.shape[1], 8))), shape=tuple(z.shape[1:]))
         if len(self.made) > 64: del self.made[next(iter(self.made))]
     return self.made[i]
 
@@ -201,7 +205,7 @@ def enlarged(img, side):
     k = side/max(img.size)
     return img.resize((max(1, round(img.width*k)), max(1, round(img.height*k))), Image.Resampling.NEAREST if k >= 2 else Image.Resampling.LANCZOS)
 
-# %% ../nbs/10_dashboards.ipynb #e50b3c58
+# %% ../nbs/10_dashboards.ipynb #f97051e7
 @patch
 def update(self:Predictions, _=None):
     "Show the picture, its bars and the counts as the controls say."
@@ -233,7 +237,7 @@ def counts_html(self:Predictions, t)->str:
     out = f"all tags: precision {s['precision']:.3f}, recall {s['recall']:.3f}, micro-F1 {s['micro_f1']:.3f}, macro-F1 {s['macro_f1']:.3f}"
     if (k := self.tagger.vocab.index.get(self.tag.value.strip())) is not None:
         tp, fp, fn = int(c.tp[k]), int(c.fp[k]), int(c.fn[k])
-        out += f'<br>{html.escape(self.tag.value.strip())}: {tp} hits, {fp} false alarms, {fn} missed, F1 {c.f1(tp, fp, fn):.3f}'
+        out += f'<br>{html.escape(self.tag.value.strip())}: {tp} hits, {fp} false alarms, {fn} missed, F1 {tag_metrics(c.table)["f1"][k]:.3f}'
     return f'<span class="vt-counts">{out}</span>'
 
 # %% ../nbs/10_dashboards.ipynb #b8e82f06
