@@ -234,7 +234,7 @@ def load(self:Preprocess, paths, size, us=None, threads=None):
     "Pictures (files, bytes, Pillow images) of one target size as a batch, see `load_batch`."
     return load_batch(paths, size, self.fit, self.crop, us, threads, self.filter, self.background)
 
-# %% ../nbs/02_bucketing.ipynb #69ea75b0
+# %% ../nbs/02_bucketing.ipynb #dcf94beb
 class Groups:
     "Sample numbers sorted by bucket: `order[start[i]:end[i]]` are those of bucket `bucket[i]`."
     def __init__(self, ids): # one bucket id a sample: whole numbers of any kind
@@ -245,7 +245,17 @@ class Groups:
         cuts = np.flatnonzero(np.diff(ids[self.order])) + 1
         self.start, self.end = np.r_[0, cuts][:len(ids) or 0], np.r_[cuts, len(ids)][:len(ids) or 0]
         self.bucket = ids[self.order[self.start]]
+        low, high = len(ids).bit_length(), 64 - len(self.start).bit_length()
+        self.numbers, self.chance = (np.uint64(x) for x in (2**low - 1, 2**high - 2**low))  # masks
+        self.keys = np.repeat(np.arange(len(self.start), dtype=np.uint64) << np.uint64(high % 64), self.end - self.start) | self.order.astype(np.uint64)
     def __len__(self): return len(self.order)
+    def shuffled(self, rng)->np.ndarray: # int32 (n,)
+        "`order`, shuffled within each bucket."
+        keys = rng.integers(0, 2**64, len(self), dtype=np.uint64)
+        keys &= self.chance; keys |= self.keys
+        keys.sort()
+        keys &= self.numbers
+        return keys.astype(np.int32)
 
 # %% ../nbs/02_bucketing.ipynb #4e7207d3
 INCOMPLETE = ('short', 'drop', 'repeat', 'merge')
@@ -262,7 +272,7 @@ class Batches:
     def __iter__(self): return (self.order[s:e] for s, e in self.bounds.tolist())
     def __repr__(self): return f'{len(self):,} batches: ' + ', '.join(f'{v:,} {k}' for k, v in self.report.items())
 
-# %% ../nbs/02_bucketing.ipynb #2941d9b8
+# %% ../nbs/02_bucketing.ipynb #754fff92
 def batches_by_bucket(ids,           # bucket id of each sample, or `Groups` of them
                       batch_size:int, # samples
                       seed=0,        # of the run
@@ -273,9 +283,7 @@ def batches_by_bucket(ids,           # bucket id of each sample, or `Groups` of 
     check_range('batch_size', batch_size, 1, 2**24)
     if incomplete not in INCOMPLETE: raise UsageError(f'incomplete: {incomplete!r} is none of {", ".join(INCOMPLETE)}.{nearest(incomplete, INCOMPLETE)}')
     g, rng = ids if isinstance(ids, Groups) else Groups(ids), np_rng(seed, 'batches', epoch)
-    order, n = g.order.astype(np.int64), g.end - g.start  # numpy shuffles machine words fastest
-    for s, e in zip(g.start.tolist(), g.end.tolist()): rng.shuffle(order[s:e])
-    order = order.astype(np.int32)
+    order, n = g.shuffled(rng), g.end - g.start
     count = {'drop': n//batch_size, 'merge': np.maximum(1, n//batch_size)}.get(incomplete, -(-n//batch_size))
     at = np.repeat(np.arange(len(n)), count)               # which group each batch is of
     j = np.arange(len(at)) - (np.cumsum(count) - count)[at] # its number within the group
