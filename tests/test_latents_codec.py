@@ -1,6 +1,5 @@
 "VAE files as people have them: every layout gives the same codec, everything else one line that says what is wrong"
 import json, os, re, shutil
-from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from PIL import Image
@@ -185,7 +184,7 @@ def change(sd, **kw): return {k: v for k, v in (sd | {k.replace('__', '.'): v fo
     (dict(encoder__surprise=torch.ones(1)), '1 of its .* tensors are not of this VAE, as encoder.surprise'),
     (dict(something=torch.ones(1)), '1 of its .* tensors are not of a VAE that we know, as something'),
     (dict(decoder__conv_out__weight=None), 'lacks the tensor decoder.conv_out.weight'), (dict(decoder__conv_out__bias=None), 'lacks 1 of .* tensors'),
-    (dict(encoder__conv_in__weight=torch.ones(())), 'first or last tensors are no convolutions'),
+    (dict(encoder__conv_in__weight=torch.ones(())), 'outer tensors are no convolutions'),
     (dict(encoder__conv_in__bias=torch.ones(16, dtype=torch.int64)), 'holds torch.int64 instead of weights')])
 def test_wrong_weights(files, tmp_path, kw, says):
     save_file(change(files[2], **kw), tmp_path/'v.safetensors')

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from ..core import config
 from ..core.errors import VaetagError
 
-# %% ../../nbs/03_latents/00_convention.ipynb #d2203f0e
+# %% ../../nbs/03_latents/00_convention.ipynb #4880ccf3
 def _numbers(x): return tuple(map(float, x)) if isinstance(x, (list, tuple)) else float(x)
 
 @dataclass(frozen=True)
@@ -29,17 +29,19 @@ class Convention:
     def __post_init__(self):
         for k in ('scale', 'shift', 'std', 'bias', 'divisor'): object.__setattr__(self, k, _numbers(getattr(self, k)))
         flat = {k: v if isinstance(v, tuple) else (v,) for k, v in dc.asdict(self).items()}
-        bad = [f'{k} {x}' for k, v in flat.items() for x in v if not math.isfinite(x) or (x <= 0 if k in ('std', 'patch') else
-                                                                                         x == 0 and k in ('scale', 'divisor'))]
-        if bad: raise VaetagError(f'latent convention: {bad[0]} cannot be; numbers are finite, std and patch above 0, scale and divisor not 0')
+        wrong = lambda k, x: not math.isfinite(x) or (x <= 0 if k in ('std', 'patch') else x == 0 and k in ('scale', 'divisor'))
+        bad = [f'{k} {x}' for k, v in flat.items() for x in v if wrong(k, x)]
+        if bad: raise VaetagError(f'latent convention: {bad[0]} cannot be; numbers are finite, std and patch above 0, '
+                                  'scale and divisor not 0')
         n = {len(v) for v in (self.shift, self.std) if isinstance(v, tuple)}
         if len(n) > 1: raise VaetagError(f'latent convention: {len(self.shift)} shifts, but {len(self.std)} stds')
 
-# %% ../../nbs/03_latents/00_convention.ipynb #e28c5938
+# %% ../../nbs/03_latents/00_convention.ipynb #220b411f
 def _column(v, x, what):
     "`v` as something to broadcast over (..., C, h, w)"
     if not isinstance(v, tuple): return v
-    if len(v) != x.shape[-3]: raise VaetagError(f'latent convention: {what} has {len(v)} numbers, the latent {x.shape[-3]} channels')
+    n = x.shape[-3]
+    if len(v) != n: raise VaetagError(f'latent convention: {what} has {len(v)} numbers, the latent {n} channels')
     return torch.tensor(v, dtype=x.dtype, device=x.device).view(-1, 1, 1)
 
 @patch

@@ -58,10 +58,11 @@ def read_header(path)->tuple[dict, dict]: # {name: (type, shape, first byte in t
     if size != 8 + n + end: raise torn(f'{size} bytes, but its header promises {8 + n + end}')
     return {k: (TYPES[e['dtype']], tuple(e['shape']), 8 + n + e['data_offsets'][0]) for k, e in head.items()}, meta
 
-# %% ../../nbs/03_latents/30_shards.ipynb #4fcefaf7
+# %% ../../nbs/03_latents/30_shards.ipynb #84d766d9
 class Shards:
     "The mapped files `names` of a `folder`; gathers latents by file number and byte offset."
-    def __init__(self, folder, names): self.folder, self.names, self.maps, self.pid = Path(folder), list(names), {}, os.getpid()
+    def __init__(self, folder, names):
+        self.folder, self.names, self.maps, self.pid = Path(folder), list(names), {}, os.getpid()
     def __getstate__(self): return dict(folder=self.folder, names=self.names, maps={}, pid=None)
 
     def view(self, i)->np.ndarray:
