@@ -132,7 +132,7 @@ class DecoderConfig:
     log_every: int = 10                     # steps
     cudnn_benchmark: bool = False           # fastest convolutions, not always the same ones
 
-# %% ../../nbs/06_trainers/50_tagger.ipynb #7600fa86
+# %% ../../nbs/06_trainers/50_tagger.ipynb #796a3922
 RATES = dict(pool=(3e-4, .05), plain=(1e-3, 1e-6), attention=(1e-3, 1e-6), muon=(2e-3, .05))  # learning rate, weight decay
 
 def check(cfg:DecoderConfig)->DecoderConfig:
@@ -148,6 +148,8 @@ def check(cfg:DecoderConfig)->DecoderConfig:
     optim = dc.replace(o, lr=lr if o.lr is None else o.lr, weight_decay=wd if o.weight_decay is None else o.weight_decay)
     if optim.lr <= 0: raise UsageError(f'optim.lr: {optim.lr} is not above 0')
     cfg.image.preprocess()
+    if cfg.model.head == 'pool':
+        with torch.device('meta'): build_head(cfg.model.spec(1, 1), 'model')
     return dc.replace(cfg, optim=optim)
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #d449948e
