@@ -6,7 +6,7 @@
 __all__ = ['broken_images', 'reports', 'faults', 'clean_tags', 'write_cleaned', 'validate', 'Stats', 'tag_pairs', 'tag_stats',
            'plot_stats']
 
-# %% ../../nbs/01_data/40_audit.ipynb #c129f89b
+# %% ../../nbs/01_data/40_audit.ipynb #60093804
 import html, os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from .files import is_remote, read_bytes
 from .readers import find_layout
 from .records import metadata_pairs
 from .table import TagTable
-from .tags import CATEGORIES, Pairs, parse_entry, parse_tags, read_entry, tag_entries
+from .tags import CATEGORIES, Pairs, is_text, parse_entry, parse_tags, read_entry, tag_entries
 
 # %% ../../nbs/01_data/40_audit.ipynb #43e78412
 def broken_images(paths, threads=None)->dict: # {path: reason}
@@ -91,7 +91,7 @@ def clean_tags(tags,        # tags as they stand in a metadata JSON
     weights = {t: float(w) for t, w in raw.items()}
     return new if parse_tags(new, vocab).tags == weights else weights
 
-# %% ../../nbs/01_data/40_audit.ipynb #9685095a
+# %% ../../nbs/01_data/40_audit.ipynb #bad3317d
 def write_cleaned(src,    # metadata JSON
                   drop,   # keys to leave out
                   vocab,  # known tags; `None` knows all
@@ -101,7 +101,7 @@ def write_cleaned(src,    # metadata JSON
     if is_remote(src): raise UsageError(f'{src}: fix writes beside the source, which must be a local file')
     drop, out = set(drop), {}
     for key, tags in dict(metadata_pairs(src)).items():
-        if key in drop: continue
+        if key in drop or not is_text(key): continue
         clean = clean_tags(tags, vocab)
         if clean is not None or keep_empty: out[key] = clean
     path = Path(src).with_name(f'{Path(src).stem}.cleaned.json')

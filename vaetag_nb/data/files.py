@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['is_remote', 'open_bytes', 'read_bytes', 'read_text', 'join', 'folder_of', 'list_files', 'Finder', 'natural']
 
-# %% ../../nbs/01_data/00_files.ipynb #d25cddb2
+# %% ../../nbs/01_data/00_files.ipynb #1a47c757
 import os, re
 from contextlib import contextmanager
-from pathlib import Path
 from ..core.errors import VaetagError, naming
 
 # %% ../../nbs/01_data/00_files.ipynb #d6b653be

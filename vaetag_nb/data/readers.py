@@ -6,7 +6,7 @@
 __all__ = ['USER', 'LAYOUTS', 'ENDINGS', 'METADATA', 'sidecar_records', 'is_generated', 'class_folders', 'folder_records',
            'find_layout', 'image_roots', 'numbers_of_groups', 'Rows', 'gather', 'read_columns']
 
-# %% ../../nbs/01_data/22_readers.ipynb #36e8f6af
+# %% ../../nbs/01_data/22_readers.ipynb #269db381
 import inspect, json, os, re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,7 +18,7 @@ from .decode import EXTENSIONS
 from .files import Finder, folder_of, is_remote, join, list_files, natural, read_bytes, read_text
 from .labels import KINDS, Labels, LoadReport, name_reader, read_aliases
 from .records import BATCH, Batch, Records, csv_records, json_records, jsonl_records, parquet_records
-from .tags import Vocab, read_entry, tag_weight
+from .tags import Vocab, is_text, read_entry, tag_weight
 
 # %% ../../nbs/01_data/22_readers.ipynb #7e2c1fff
 def _images_in(root):
@@ -136,7 +136,7 @@ def find_layout(src)->tuple: # (layout, file or folder)
     paired = any(os.path.splitext(f)[0] in stems for f in files if os.path.splitext(f)[1].lower() in EXTENSIONS)
     return 'sidecars' if paired else 'folders', src
 
-# %% ../../nbs/01_data/22_readers.ipynb #0de46fe6
+# %% ../../nbs/01_data/22_readers.ipynb #499f768a
 def image_roots(src, image_root=None)->tuple:
     "The folders, in order, in which the relative image paths of the file `src` may lie."
     if image_root: return (str(image_root) if is_remote(image_root) else os.path.abspath(image_root),)
@@ -144,11 +144,8 @@ def image_roots(src, image_root=None)->tuple:
 
 def _not_utf8(*lists):
     "Numbers of the records whose texts hold half a character and could not be written to any file"
-    def bad(s):
-        try: s.encode(); return False
-        except UnicodeEncodeError: return True
-    odd = [x for x in lists if not ''.join(x).isascii()]
-    return [i for i in range(len(lists[0])) if any(bad(x[i]) for x in odd)] if odd else []
+    odd = [x for x in lists if not is_text(''.join(x))]
+    return [i for i in range(len(lists[0])) if not all(is_text(x[i]) for x in odd)] if odd else []
 
 def numbers_of_groups(values)->tuple: # int64 (N,), names of the groups or `None`
     "Groups as numbers: numbers stay, texts are numbered in natural order; a record without a group is one of its own."

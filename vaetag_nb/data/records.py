@@ -6,11 +6,11 @@
 __all__ = ['BATCH', 'COLUMNS', 'TABLE_FORMAT', 'Batch', 'Records', 'parse_json', 'metadata_pairs', 'json_records', 'find_columns',
            'jsonl_records', 'csv_records', 'parquet_records']
 
-# %% ../../nbs/01_data/21_records.ipynb #612c0b10
+# %% ../../nbs/01_data/21_records.ipynb #07554b84
 import csv, io, json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 import numpy as np
 from ..core.errors import UsageError, VaetagError, nearest
 from .files import open_bytes, read_text
@@ -140,7 +140,7 @@ def csv_records(src, report, columns=None, # `{ours: theirs}`, see `find_columns
                                        for n, r in islice(rows(f), 1, None) if r), names, report)
     return Records(batches(), guessed_id='id' in names and 'id' not in (columns or {}))
 
-# %% ../../nbs/01_data/21_records.ipynb #7c9e2973
+# %% ../../nbs/01_data/21_records.ipynb #57366c26
 TABLE_FORMAT = 'vaetag-table/1'
 
 def _tags_of(src, a):
@@ -163,9 +163,8 @@ def _column(a):
 
 def _parquet_batches(src, f, names, report):
     import pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
-    texts = [c.path for c in (pq.ParquetFile(f).schema.column(i) for i in range(len(pq.ParquetFile(f).schema)))
-             if c.path.split('.')[0] == names.get('tags') and c.physical_type == 'BYTE_ARRAY']
-    for t in pq.ParquetFile(f, read_dictionary=texts).iter_batches(2*BATCH, columns=list(names.values())):
+    file = pq.ParquetFile(f) # a batch over two row groups fails where lists hold dictionary-coded texts
+    for t in chain.from_iterable(file.iter_batches(2*BATCH, [g], list(names.values())) for g in range(file.num_row_groups)):
         path = pc.cast(t[names['path']], pa.string())
         if path.null_count:
             report.total += path.null_count
@@ -177,20 +176,20 @@ def _parquet_batches(src, f, names, report):
                     t[names['weights']] if 'weights' in names else None,
                     {k: _column(t[names[k]]) for k in ('width', 'height', 'split', 'group', 'labelled') if k in names})
 
-# %% ../../nbs/01_data/21_records.ipynb #cbc9cd6d
+# %% ../../nbs/01_data/21_records.ipynb #780a9d4e
 def parquet_records(src, report, columns=None, # `{ours: theirs}`, see `find_columns`
                     )->Records:
     "The records of a Parquet file; tags are lists, tag strings or mappings."
     import pyarrow as pa, pyarrow.parquet as pq
     def trouble(e): return VaetagError(f"{src}: not a Parquet file, or a torn one: {' '.join(str(e).split())[:120]}")
-    try:
-        with open_bytes(src) as f: schema = pq.read_schema(f)
-    except (pa.ArrowException, OSError) as e: raise trouble(e) from e
+    with open_bytes(src) as f:
+        try: schema = pq.read_schema(f)
+        except (pa.ArrowException, OSError) as e: raise trouble(e) from e
     names, own = find_columns(src, schema.names, columns), (schema.metadata or {}).get(b'vaetag')
     def batches():
-        try:
-            with open_bytes(src) as f: yield from _parquet_batches(src, f, names, report)
-        except (pa.ArrowException, OSError) as e: raise trouble(e) from e
+        with open_bytes(src) as f:
+            try: yield from _parquet_batches(src, f, names, report)
+            except (pa.ArrowException, OSError) as e: raise trouble(e) from e
     own = json.loads(own) if own else {}
     if own and own['format'] != TABLE_FORMAT: raise VaetagError(f"{src}: written as {own['format']}; this version reads {TABLE_FORMAT}")
     if own: names['labelled'] = 'labelled'

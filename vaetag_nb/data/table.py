@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['TagTable', 'remote_size', 'relative_to', 'ambiguous']
 
-# %% ../../nbs/01_data/24_table.ipynb #a806c51c
-import html, json, os, re
+# %% ../../nbs/01_data/24_table.ipynb #054197ef
+import html, os, re
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from scipy import sparse
 from ..core.errors import UsageError, VaetagError, nearest
-from ..core.io import atomic_file, to_json
+from ..core.io import atomic_file, to_json as json_text
 from ..core.progress import track
 from .decode import ImageError, open_image, orientation, reason_of
 from .files import folder_of, is_remote, open_bytes
-from .labels import KINDS, LoadReport
+from .labels import LoadReport
 from .readers import read_columns
 from .records import TABLE_FORMAT
 from .sizes import image_sizes
-from .tags import Vocab, weight_text
+from .tags import weight_text
 
 # %% ../../nbs/01_data/24_table.ipynb #67f03e96
 class TagTable:
@@ -168,7 +168,7 @@ def with_sizes(self:TagTable,
     rep.check(strict, max_bad)
     return self.with_columns(width=w, height=h, report=rep).select(~bad)
 
-# %% ../../nbs/01_data/24_table.ipynb #9a8272fa
+# %% ../../nbs/01_data/24_table.ipynb #9e468c6f
 def relative_to(path, folder)->str:
     "`path` as seen from `folder`, where it lies below it; else as it is."
     folder = str(folder).rstrip('/') + '/'
@@ -182,8 +182,8 @@ def _arrow(t, folder, names, rows):
                 width=pa.array(t.width[rows]), height=pa.array(t.height[rows]), labelled=pa.array(t.labelled[rows]))
     if t.split is not None: cols['split'] = pa.array(t.split[rows].tolist(), pa.string())
     if t.group is not None: cols['group'] = pa.array(t.group[rows])
-    at = pa.array(x.indptr.astype(np.int32))
-    cols['tags'] = pa.ListArray.from_arrays(at, pa.DictionaryArray.from_arrays(pa.array(x.indices.astype(np.int32)), names))
+    at = pa.array(x.indptr, pa.int32())
+    cols['tags'] = pa.ListArray.from_arrays(at, names.take(pa.array(x.indices)))
     cols['weights'] = pa.ListArray.from_arrays(at, pa.array(x.data))
     return pa.table(cols)
 
@@ -196,11 +196,11 @@ def to_parquet(self:TagTable, path, chunk=65536): # chunk: records written at on
                vocab=dict(names=v.names, categories=v.categories, counts=v.counts, tag_ids=v.tag_ids, extra=v.extra))
     names, folder = pa.array(v.names, pa.string()), folder_of(path)
     part = lambda at: _arrow(self, folder, names, slice(at, at+chunk))
-    schema = part(0).schema.with_metadata({'vaetag': to_json(own, None)})
+    schema = part(0).schema.with_metadata({'vaetag': json_text(own, None)})
     with atomic_file(path, 'wb') as f, pq.ParquetWriter(f, schema, compression='zstd', dictionary_pagesize_limit=2**24) as out:
         for at in range(0, len(self), chunk): out.write_table(part(at).replace_schema_metadata(schema.metadata))
 
-# %% ../../nbs/01_data/24_table.ipynb #827d8701
+# %% ../../nbs/01_data/24_table.ipynb #cfb78fa3
 def ambiguous(vocab)->set: # rows
     "Tags that a tag string cannot hold: their name has a comma, or with a weight behind it is the name of another tag."
     numbered = (re.fullmatch(r'(.+):[-+.0-9einfatyINFATYE]+', n, re.S) for n in vocab.names if ':' in n)
@@ -224,5 +224,5 @@ def to_json(self:TagTable,
         if not odd.isdisjoint(cols): return {self.vocab[c]: float(w) for c, w in zip(cols, weights)}
         return ', '.join(f'{self.vocab[c]}:{w}' for c, w in zip(cols, weights))
     with atomic_file(path) as f:
-        for i in range(len(self)): f.write(('{\n ' if i == 0 else ',\n ') + f'{to_json(key(i), None)}: {to_json(record(i), None)}')
+        for i in range(len(self)): f.write(('{\n ' if i == 0 else ',\n ') + f'{json_text(key(i), None)}: {json_text(record(i), None)}')
         f.write('\n}\n' if len(self) else '{}\n')
