@@ -32,7 +32,7 @@ def quick_figures(p,            # probabilities, (N, K) in [0, 1]
     ap = np.concatenate(ap)
     return dict(mAP=float(np.nanmean(ap)) if np.isfinite(ap).any() else 0., f1_micro=2*hit/max(1, said+there))
 
-# %% ../../nbs/06_trainers/49_judge.ipynb #c6329877
+# %% ../../nbs/06_trainers/49_judge.ipynb #4553660d
 def by_batch(source, batch_size):
     "Yield (rows, batch) over a source, each picture once, not mirrored."
     for rows in same_shape(source, batch_size)(0): yield rows, source.get(0, rows)
@@ -47,12 +47,12 @@ def features(source, grid:int, batch_size=256)->torch.Tensor: # (N, C*grid*grid)
 def mean_ap(p, y): return quick_figures(p, sp.csr_matrix(y.numpy()))['mAP']
 
 def plain(source):
-    "The same pictures as they are: without mirrored variants and noise."
+    "The same pictures as they are: without mirrored variants, windows and noise."
     other = object.__new__(type(source))
-    other.__dict__.update(source.__dict__, mirrored=None, noise=0.)
+    other.__dict__.update(source.__dict__, mirrored=None, noise=0., zoom=0.)
     return other
 
-def baselines(train, val, seed=0, grids=(1, 4))->dict: # {name: function of latents -> probabilities}
+def baselines(train, val, seed=0, grids=(1, 4, 8))->dict: # {name: function of latents -> probabilities}
     "Tag frequency, and linear probes on pooled latents, fitted to the training pictures."
     train, share = plain(train), torch.from_numpy(frequency(train.labels))
     out = dict(frequency=lambda z: share.expand(len(z), -1))

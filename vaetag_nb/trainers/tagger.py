@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RATES', 'ClassificationConfig', 'DecoderLoss', 'HeadConfig', 'LatentsConfig', 'DecoderOptim', 'DecoderEval',
-           'DecoderConfig', 'check', 'DecoderTask', 'Prepared', 'store_folder', 'prepare', 'finish', 'train_decoder']
+           'DecoderConfig', 'check', 'mixed', 'DecoderTask', 'Prepared', 'store_folder', 'prepare', 'finish',
+           'train_decoder']
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #4f46c650
 import dataclasses as dc
@@ -88,14 +89,16 @@ class HeadConfig:
         if self.head == 'plain': return own
         return own | {k: getattr(self, k) for k in ('spatial', 'self_attention', 'cross_attention', 'attention_heads', 'attention_dropout')}
 
-# %% ../../nbs/06_trainers/50_tagger.ipynb #02538cfb
+# %% ../../nbs/06_trainers/50_tagger.ipynb #ae364d0a
 @dataclass
 class LatentsConfig:
     "The cache of latents."
     store: str|None = None                  # folder; none: `latents` in the run folder. Share one between runs on the same pictures
     dtype: Literal['fp16', 'bf16', 'fp32'] = 'fp16' # of the stored numbers
     logvar: bool = False                    # keep the posterior's log variance, too
-    noise: float = 0.                       # largest standard deviation of noise added in training, model space
+    noise: float = 0.                       # training: largest standard deviation of noise added, model space
+    zoom: float = 0.                        # training: largest share of a side cut off at random, in [0, 1)
+    mixup: float = 0.                       # training: pictures and labels mixed in pairs, share drawn from Beta(mixup, mixup); 0: none
 
 @dataclass
 class DecoderOptim(OptimConfig):
@@ -132,13 +135,16 @@ class DecoderConfig:
     log_every: int = 10                     # steps
     cudnn_benchmark: bool = False           # fastest convolutions, not always the same ones
 
-# %% ../../nbs/06_trainers/50_tagger.ipynb #796a3922
+# %% ../../nbs/06_trainers/50_tagger.ipynb #b3060b94
 RATES = dict(pool=(3e-4, .05), plain=(1e-3, 1e-6), attention=(1e-3, 1e-6), muon=(2e-3, .05))  # learning rate, weight decay
 
 def check(cfg:DecoderConfig)->DecoderConfig:
     "`cfg` with the rates filled in; a `UsageError` names a setting that cannot be."
     for k in ('epochs', 'batch_size', 'accumulate'):
         if getattr(cfg, k) < 1: raise UsageError(f'{k}: {getattr(cfg, k)} is not at least 1')
+    if not 0 <= cfg.latents.zoom < 1: raise UsageError(f'latents.zoom: {cfg.latents.zoom} is not in [0, 1)')
+    for k in ('noise', 'mixup'):
+        if getattr(cfg.latents, k) < 0: raise UsageError(f'latents.{k}: {getattr(cfg.latents, k)} is below 0')
     if not 0 <= cfg.ema < 1: raise UsageError(f'ema: {cfg.ema} is not in [0, 1)')
     if cfg.codec.sample != 'mode': raise UsageError('codec.sample: sample does not go with cached latents, which are the means; leave it out')
     terms = dc.asdict(cfg.loss.terms()); terms.pop('weight')
@@ -152,7 +158,17 @@ def check(cfg:DecoderConfig)->DecoderConfig:
         with torch.device('meta'): build_head(cfg.model.spec(1, 1), 'model')
     return dc.replace(cfg, optim=optim)
 
-# %% ../../nbs/06_trainers/50_tagger.ipynb #d449948e
+# %% ../../nbs/06_trainers/50_tagger.ipynb #5ab7cc48
+def mixed(z, y,         # latents (B, C, h, w) and labels (B, K)
+          alpha:float,  # shares are drawn from Beta(alpha, alpha)
+          seed:int):    # of the draw
+    "Each picture mixed with another one of the batch; the larger share stays in its place."
+    g = np.random.default_rng(seed)
+    s, other = g.beta(alpha, alpha, len(z)), torch.from_numpy(g.permutation(len(z))).to(z.device)
+    s = torch.from_numpy(np.maximum(s, 1-s).astype(np.float32)).to(z.device)
+    return torch.lerp(z[other], z, s[:, None, None, None]), torch.lerp(y[other], y, s[:, None])
+
+# %% ../../nbs/06_trainers/50_tagger.ipynb #229e424b
 class DecoderTask(Task):
     "A head on cached latents."
     select, goal = 'val/mAP', 'max'
@@ -187,7 +203,9 @@ class DecoderTask(Task):
 
     def loss_head(self, batch, ctx):
         "Loss of a batch."
-        return self.weight*self.loss(self.head(batch['z']), batch['y']), {}
+        z, y = batch['z'], batch['y']
+        if self.cfg.latents.mixup: z, y = mixed(z, y, self.cfg.latents.mixup, ctx.fold('mixup'))
+        return self.weight*self.loss(self.head(z), y), {}
 
     def validate(self, trainer):
         "Loss and threshold-free figures on the validation records."
@@ -201,7 +219,7 @@ class DecoderTask(Task):
     def save_best(self, folder, trainer):
         save_model(folder, self.head, self.vocab, self.codec, self.preprocess)
 
-# %% ../../nbs/06_trainers/50_tagger.ipynb #e4f81f98
+# %% ../../nbs/06_trainers/50_tagger.ipynb #cfed61cc
 @dataclass
 class Prepared:
     "What a run works on."
@@ -224,7 +242,7 @@ def prepare(cfg:DecoderConfig, p:Processes)->Prepared:
         say(f'latents: {rep}')
     on_main(p, cache)
     sides, store = sides or read_sides(cfg.data, cfg.out, cfg.seed), LatentStore.open(store_folder(cfg))
-    train = LatentSource(store, sides['train'], cfg.seed, cfg.image.flip, cfg.latents.noise)
+    train = LatentSource(store, sides['train'], cfg.seed, cfg.image.flip, cfg.latents.noise, cfg.latents.zoom)
     sources = dict(train=train, **{k: LatentSource(store, t) for k, t in sides.items() if k != 'train'})
     counts = np.bincount(train.labels.indices[train.labels.data > 0], minlength=train.labels.shape[1])
     return Prepared(sides, sources, sides['train'].vocab.recount(counts), codec.spec(), pre.to_dict())
