@@ -135,7 +135,7 @@ def write_index(folder, fingerprint):
     df, files, _ = scan(folder, fingerprint)
     write_parquet(Path(folder)/'index.parquet', df, dict(format=FORMAT, fingerprint=fingerprint, shards=files))
 
-# %% ../../nbs/03_latents/40_store.ipynb #54351b72
+# %% ../../nbs/03_latents/40_store.ipynb #200bcd69
 class LatentStore:
     "A folder of latents: `row_of(keys)` once, then `read(rows)` a batch at a time."
     def __init__(self, folder):
@@ -145,6 +145,7 @@ class LatentStore:
         self.index, self.shard_files, self.bad = scan(self.folder, self.fingerprint)
         for _, why in self.bad.values(): say(f'{why}; its latents count as missing')
         self.shapes = self.index[['c', 'h', 'w']].to_numpy(np.int32)
+        self.shape_ids = np.unique(self.shapes.astype(np.int64) @ (1 << 40, 1 << 20, 1), return_inverse=True)[1]
         self.offsets, self.var_offsets = (self.index[k].to_numpy(np.int64) for k in ('offset', 'logvar_offset'))
         cat = self.index['shard'].cat
         self.files, self.shards = cat.codes.to_numpy(np.int32), Shards(self.folder, cat.categories)
@@ -171,7 +172,7 @@ class LatentStore:
             out.append((hashes[order], order))
         return out
 
-# %% ../../nbs/03_latents/40_store.ipynb #195386db
+# %% ../../nbs/03_latents/40_store.ipynb #c5e27f93
 @patch
 def row_of(self:LatentStore,
            keys,          # record keys, as in `TagTable.ids`
@@ -190,11 +191,11 @@ def _gather(self:LatentStore, rows, offsets):
     if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
         wrong = rows[(rows < 0) | (rows >= len(self))][0]
         raise VaetagError(f'{self.folder}: no row {wrong} (it has {len(self)}; -1 means not encoded)')
-    shapes = self.shapes[rows]
-    if len(rows) and (shapes != shapes[0]).any():
-        kinds = ', '.join(str(tuple(s)) for s in np.unique(shapes, axis=0).tolist())
+    ids = self.shape_ids[rows]
+    if len(rows) and (ids != ids[0]).any():
+        kinds = ', '.join(str(tuple(s)) for s in np.unique(self.shapes[rows], axis=0).tolist())
         raise VaetagError(f'{self.folder}: latents of shapes {kinds} in one batch: batches are of one bucket')
-    shape = tuple(shapes[0].tolist()) if len(rows) else (0, 0, 0)
+    shape = tuple(self.shapes[rows[0]].tolist()) if len(rows) else (0, 0, 0)
     return self.shards.gather(self.files[rows], offsets[rows], shape, self.dtype)
 
 @patch
