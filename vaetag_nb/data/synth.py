@@ -21,7 +21,7 @@ from ..core.progress import track
 from ..core.rng import np_rng
 from .tags import Vocab, format_tags
 
-# %% ../../nbs/01_data/60_synth.ipynb #1a33b749
+# %% ../../nbs/01_data/60_synth.ipynb #2e5fbe4b
 def zipf(names,      # most frequent first
          s:float,    # exponent; 0 = all alike
          )->tuple:   # names, probabilities
@@ -32,24 +32,24 @@ def zipf(names,      # most frequent first
 RGB = dict(red=(214, 40, 46), blue=(44, 96, 222), yellow=(244, 204, 36), green=(48, 160, 72), purple=(134, 62, 192),
            orange=(244, 132, 28), pink=(244, 124, 184), cyan=(48, 194, 214), brown=(150, 92, 50), black=(24, 24, 28))
 COLOURS = zipf(RGB, 1.35)
-SHAPES  = zipf(['circle', 'square', 'triangle', 'star', 'ring', 'heart', 'diamond', 'cross', 'crescent'], 1.25)
+SHAPES  = zipf(['circle', 'square', 'triangle', 'star', 'ring', 'heart', 'cross', 'crescent'], 1.25)
 STYLES  = zipf(['filled', 'outlined', 'striped', 'dotted', 'shiny'], 1.1)
 GROUNDS = zipf(['simple_background', 'gradient_background', 'checkered_background', 'striped_background', 'night_sky',
                 'polka_dot_background'], 1.1)
-SIZES   = ['medium', 'small', 'large'], np.array([.5, .28, .22])
-COUNTS  = ['one_object', 'two_objects', 'three_objects', 'four_objects'], np.array([.38, .36, .19, .07])
+SIZES   = ['small', 'large'], np.array([.6, .4])
+COUNTS  = ['one_object', 'two_objects', 'three_objects'], np.array([.4, .38, .22])
 
-# %% ../../nbs/01_data/60_synth.ipynb #a5a77467
-EXTENT = dict(small=(.112, .122), medium=(.165, .18), large=(.235, .255))
-ZONES  = (.19, .32), (.45, .55), (.68, .81)
-TILT   = dict(square=8, triangle=12, star=18, heart=15, diamond=6, cross=8, crescent=30)  # degrees either way; others 0
+# %% ../../nbs/01_data/60_synth.ipynb #83c085ab
+EXTENT = dict(small=(.125, .14), large=(.215, .245))
+ZONES  = (.2, .33), (.46, .54), (.67, .8)
+TILT   = dict(square=6, triangle=8, star=12, heart=10, cross=6, crescent=20)  # degrees either way; others 0
 # an outlined circle would be a ring, and stripes cannot be told on what is itself thin
 ALLOWED = dict(circle=('filled', 'striped', 'dotted', 'shiny'), ring=('filled',), star=('filled', 'outlined', 'shiny'),
                cross=('filled', 'outlined'), crescent=('filled', 'outlined'))
 COMBOS = [f'{c}_{s}' for c in ('red', 'blue', 'yellow') for s in ('circle', 'square')]
 
-# %% ../../nbs/01_data/60_synth.ipynb #907e681b
-TAGS = dict(zip(COUNTS[0], ('1 object', '2 objects', '3 objects', '4 objects')))
+# %% ../../nbs/01_data/60_synth.ipynb #c37d2326
+TAGS = dict(zip(COUNTS[0], ('1 object', '2 objects', '3 objects')))
 TAGS |= {c: f'an object is {c}' for c in RGB} | {s: f'an object is a {s}' for s in SHAPES[0]}
 TAGS |= dict(filled='an object is of one colour', outlined='only the outline of an object is drawn',
              striped='an object has pale stripes', dotted='an object has pale dots', shiny='an object has a highlight')
@@ -65,7 +65,7 @@ TAGS |= {g: g.replace('_', ' ') for g in GROUNDS[0]}
 TAGS |= dict(light_background='a light background', dark_background='a dark background, but not the night sky',
              border='the picture has a frame', drop_shadow='the objects cast shadows')
 
-# %% ../../nbs/01_data/60_synth.ipynb #49a9df35
+# %% ../../nbs/01_data/60_synth.ipynb #4e356052
 def _box(x, y, a=1., b=1.): return np.maximum(abs(x)-a, abs(y)-b)
 
 def _star(x, y, tip=1.08, notch=.47):
@@ -83,19 +83,18 @@ def _heart(x, y, k=1.72):
 SDF = dict(circle=lambda x, y: np.hypot(x, y)-1, square=_box, star=_star, heart=_heart,
            triangle=lambda x, y: np.maximum(abs(x)*.866-(y-.289)*.5, y-.289)-.577,
            ring=lambda x, y: abs(np.hypot(x, y)-.81)-.19,
-           diamond=lambda x, y: (abs(x)*1.45+abs(y)-1)/1.76,
            cross=lambda x, y: np.minimum(_box(x, y, 1, .34), _box(x, y, .34, 1)),
            crescent=lambda x, y: np.maximum(np.hypot(x, y)-1, .78-np.hypot(x-.5, y)))
 REACH = dict(square=1.415, star=1.08, cross=1.06, triangle=1.325, heart=1.13)  # farthest point from the centre, in sizes; others 1
 
-# %% ../../nbs/01_data/60_synth.ipynb #f769899d
+# %% ../../nbs/01_data/60_synth.ipynb #15fdccfc
 @dataclass
 class Thing:
     "One object of a scene; lengths in units of the square root of the picture's area, origin at the upper left."
     shape:str
     colour:str
     style:str
-    size:str         # small, medium or large
+    size:str         # small or large
     half:float       # half of its longer side
     tilt:float       # clockwise, radians
     x:float = 0.     # centre
@@ -144,7 +143,7 @@ def spot(rng, t, W, H, edge, others)->bool:
         if clear(t, others): return True
     return False
 
-# %% ../../nbs/01_data/60_synth.ipynb #1f73cffd
+# %% ../../nbs/01_data/60_synth.ipynb #503d28e6
 def covered(a, b, n=48)->float:
     "The share of `a` that `b` covers, on a grid of `n` x `n` points."
     g = ((np.arange(n)+.5)/n*2-1)*a.half*1.1
@@ -160,7 +159,7 @@ def overlap(rng, a, dark, W, H, edge, others):
     "An object of another colour lying on a part of `a`, or None if no place was found in a hundred draws."
     for _ in range(12):
         b = thing(rng, dark)
-        if b.size == 'small' or b.style == 'outlined' or b.colour == a.colour: continue
+        if b.style == 'outlined' or b.colour == a.colour: continue
         for angle, f in zip(rng.uniform(0, 2*math.pi, 8), rng.uniform(.5, .75, 8)):
             d, m = f*(a.half+b.half), b.half*1.02+edge
             b.x, b.y = a.x+d*math.cos(angle), a.y+d*math.sin(angle)
@@ -179,7 +178,7 @@ def enclose(rng, a, dark, W, H, edge):
     b.x, b.y, b.col, b.row = a.x, a.y, a.col, a.row
     return b
 
-# %% ../../nbs/01_data/60_synth.ipynb #8435e875
+# %% ../../nbs/01_data/60_synth.ipynb #1a64853a
 @dataclass
 class Layout:
     "What is to be drawn, before it is drawn."
@@ -203,7 +202,6 @@ def compose(seed:int, index:int,
     if n > 1 and kind < .12:
         if b := enclose(rng, a, dark, W, H, edge): out.things, out.relation = [a, b], 'inside'
     elif n > 1 and kind > .85:
-        if a.size == 'small': a.size, a.half = 'medium', rng.uniform(*EXTENT['medium'])
         if a.style == 'outlined': a.style = 'filled'
         b = spot(rng, a, W, H, edge, []) and overlap(rng, a, dark, W, H, edge, [])
         if b: out.things, out.relation = [a, b], 'overlapping'

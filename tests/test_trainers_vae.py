@@ -1,0 +1,135 @@
+"""`train vae`: it learns from nothing, does not spoil what is good, goes on where it stopped, and its terms do what they say."""
+import json, signal
+import numpy as np, pytest, torch
+from vaetag_nb.core.config import load
+from vaetag_nb.core.errors import UsageError, VaetagError
+from vaetag_nb.core.io import load_tensors, read_json, read_jsonl
+from vaetag_nb.data.synth import make_scenes
+from vaetag_nb.latents.codec import Codec
+from vaetag_nb.trainers.vae import Pictures, VaeConfig, VaeTask, kl_elements, train_vae
+
+LAYOUT = dict(latent_channels=4, block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, mid_block_add_attention=False)
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory):
+    out = tmp_path_factory.mktemp('scenes')
+    make_scenes(out, 24, seed=11, resolution=64)
+    return out/'data.json'
+
+def config(scenes, out, **more):
+    base = dict(data=dict(metadata=str(scenes), val=.25), codec=dict(init='random', config=LAYOUT), optim=dict(kind='muon', lr=4e-3),
+                image=dict(base_resolution=48, max_resolution=80, bucket_step=8, window=32), out=str(out), epochs=6, batch_size=3, log_every=1)
+    return load(VaeConfig, base, more)
+
+def weights(run): return load_tensors(run.best/'vae/diffusion_pytorch_model.safetensors')[0]
+
+def test_it_learns_from_random_weights_and_writes_a_vae_that_loads(scenes, tmp_path):
+    run = train_vae(config(scenes, tmp_path/'run', epochs=8))
+    epochs = [l for l in read_jsonl(tmp_path/'run/log.jsonl') if l['kind'] == 'epoch']
+    best = min(epochs, key=lambda l: l['val/loss'])
+    assert epochs[-1]['val/psnr'] > epochs[0]['val/psnr']+2 and run.metrics['val/psnr'] == best['val/psnr']
+    codec = Codec.load(run.best/'vae')
+    x = torch.rand(2, 3, 48, 64)*2-1
+    assert codec.decode(codec.encode(x)).shape == x.shape
+    z = read_json(run.best/'drift.json')
+    assert codec.convention.scale == z['fits']['scale'] and codec.convention.shift == z['fits']['shift']
+    assert (tmp_path/'run/samples').is_dir() and len(list((tmp_path/'run/samples').iterdir())) == 8
+
+def test_latents_of_a_fresh_vae_have_unit_scale(scenes, tmp_path):
+    run = train_vae(config(scenes, tmp_path/'run', epochs=2))
+    codec, cfg = Codec.load(run.best/'vae'), config(scenes, tmp_path/'run')
+    from vaetag_nb.data.images import to_float
+    from vaetag_nb.trainers.settings import read_records
+    val = read_records(cfg.data, cfg.out)[1]
+    z = [codec.encode(to_float(cfg.image.preprocess().load([p], (w//8*8, h//8*8))[0])) for p, w, h in zip(val.paths, val.width, val.height)]
+    z = torch.cat([x.flatten() for x in z])
+    assert float(z.std()) == pytest.approx(1, abs=.02) and abs(float(z.mean())) < .02
+
+@pytest.mark.parametrize('train,moves', [('decoder', ('decoder', 'post_quant_conv')), ('encoder', ('encoder', 'quant_conv'))])
+def test_only_the_chosen_half_moves(scenes, tmp_path, train, moves):
+    vae = train_vae(config(scenes, tmp_path/'start', epochs=1)).best/'vae'
+    before = load_tensors(vae/'diffusion_pytorch_model.safetensors')[0]
+    run = train_vae(config(scenes, tmp_path/train, epochs=1, codec=dict(vae=str(vae), init=None, config=None), vae=dict(train=train)))
+    after = {f'{f.stem[4:]}.{k}': v for f in sorted((run.out/'checkpoints').iterdir())[-1].glob('vae.*.safetensors') for k, v in load_tensors(f)[0].items()}
+    assert {k.split('.')[0] for k in after} == {m for m in moves if any(k.startswith(m) for k in before)}
+    assert any(not torch.equal(before[k], v) for k, v in after.items())
+    for k, v in weights(run).items(): assert k.startswith(moves) or torch.equal(v, before[k]), k
+    assert read_json(vae/'config.json')['scaling_factor'] == read_json(run.best/'vae/config.json')['scaling_factor']
+    drift = [l.get('val/drift') for l in read_jsonl(run.out/'log.jsonl') if l['kind'] == 'epoch'][-1]
+    assert drift is None if train == 'decoder' else drift > 0
+
+def test_the_weight_of_kl_moves_the_kl(scenes, tmp_path):
+    kl = {w: train_vae(config(scenes, tmp_path/str(w), epochs=2, loss=dict(kl=dict(weight=w)))).metrics['val/kl'] for w in (0, 1e-2, 1.)}
+    assert kl[0] > kl[1e-2] > 3*kl[1.]
+
+def test_the_decoder_sees_draws_in_training_and_the_mean_in_evaluation(scenes, tmp_path):
+    cfg = config(scenes, tmp_path/'run')
+    codec = cfg.codec.start(0)
+    src = Pictures(*pictures(scenes), cfg.image, 0)
+    task = VaeTask(codec, src, Pictures(*pictures(scenes), load(VaeConfig).image.__class__(**{**cfg.image.__dict__, 'window': None}), 0), cfg, fresh=True)
+    batch, seen, real = src.get(0, np.arange(3)), [], task.vae.decode
+    task.vae.decode = lambda z: seen.append(z) or real(z)
+    class C:
+        def __init__(self, s): self.s = s
+        def fold(self, *a): return self.s
+    a, b, c = (task.loss_vae(batch, C(s))[0].item() for s in (0, 1, 0))
+    assert a == c != b and not torch.equal(seen[0], seen[1])
+    x = torch.zeros(1, 3, 48, 64)
+    with torch.no_grad(): assert torch.equal(task.reconstruct(x), task.reconstruct(x)) and torch.equal(seen[-1], codec.encode_raw(x)[0])
+
+def pictures(scenes):
+    from vaetag_nb.data.table import TagTable
+    t = TagTable.read(scenes).with_sizes()
+    return t.paths, t.width, t.height
+
+def test_batches_are_functions_of_epoch_and_picture(scenes, tmp_path):
+    cfg = config(scenes, tmp_path)
+    src = Pictures(*pictures(scenes), cfg.image, 3)
+    whole = src.get(1, np.array([5, 2, 9]))['pixels']
+    assert torch.equal(whole[1], src.get(1, np.array([2]))['pixels'][0])
+    assert not torch.equal(whole, src.get(2, np.array([5, 2, 9]))['pixels'])
+    assert whole.shape == (3, 3, 32, 32) and whole.dtype == torch.uint8
+
+def test_a_stopped_run_ends_as_one_that_was_not(scenes, tmp_path, monkeypatch):
+    whole = train_vae(config(scenes, tmp_path/'whole', epochs=2))
+    real, n = VaeTask.loss_vae, []
+    def stop(self, *a):
+        n.append(1)
+        if len(n) == 5: signal.raise_signal(signal.SIGTERM)
+        return real(self, *a)
+    monkeypatch.setattr(VaeTask, 'loss_vae', stop)
+    with pytest.raises(VaetagError, match='stopped by SIGTERM'): train_vae(config(scenes, tmp_path/'cut', epochs=2))
+    monkeypatch.setattr(VaeTask, 'loss_vae', real)
+    cut = train_vae(config(scenes, tmp_path/'cut', epochs=2))
+    for k, v in weights(whole).items(): assert torch.equal(v, weights(cut)[k]), k
+    assert cut.metrics == whole.metrics
+
+def test_unreadable_pictures_are_left_out_and_named(scenes, tmp_path, capsys):
+    paths, w, h = pictures(scenes)
+    bad = tmp_path/'torn.png'; bad.write_bytes(open(paths[0], 'rb').read()[:400])
+    src = Pictures([*paths[:2], str(bad)], w[:3], h[:3], config(scenes, tmp_path).image, 0)
+    assert len(src.get(0, np.arange(3))['pixels']) == 2
+    assert 'torn.png: left out' in capsys.readouterr().err
+    with pytest.raises(VaetagError, match='torn.png'): src.get(0, np.array([2]))
+
+@pytest.mark.parametrize('change,text', [
+    (dict(image=dict(window=33)), 'image.window: 33 is no multiple of 2'), (dict(image=dict(window=96)), 'the smallest prepared picture'),
+    (dict(optim=dict(lr=0)), 'optim.lr: 0.0 is not above 0'), (dict(vae=dict(train='decoder')), 'codec.init: random'),
+    (dict(image=dict(bucket_step=7)), 'is no multiple of 2'), (dict(codec=dict(init=None)), 'codec.vae: not given')])
+def test_settings_that_cannot_be(scenes, tmp_path, change, text):
+    with pytest.raises(UsageError, match=text): train_vae(config(scenes, tmp_path/'run', **change))
+
+def test_kl_is_that_of_torch():
+    g = torch.Generator().manual_seed(0)
+    mean, logvar = torch.randn(2, 3, 4, 4, generator=g), torch.randn(2, 3, 4, 4, generator=g)
+    from torch.distributions import Normal, kl_divergence
+    assert torch.allclose(kl_elements(mean, logvar), kl_divergence(Normal(mean, (logvar/2).exp()), Normal(0., 1.)), atol=1e-5)
+
+def test_going_on_from_the_embedded_vae_does_not_spoil_it(tmp_path):
+    make_scenes(tmp_path/'s', 48, seed=12)
+    base = dict(data=dict(metadata=str(tmp_path/'s/data.json'), val=.25), codec=dict(vae='embedded'), out=str(tmp_path/'run'), epochs=2, batch_size=4,
+                image=dict(base_resolution=96, max_resolution=160, bucket_step=16, window=64))
+    run = train_vae(load(VaeConfig, base))
+    log = read_jsonl(tmp_path/'run/log.jsonl')
+    start = next(l['val/psnr'] for l in log if l['kind'] == 'eval' and l['step'] == 0)
+    assert start > 27 and log[-1]['val/psnr'] > start-.1 and run.metrics['val/psnr'] >= start-1e-9
