@@ -7,8 +7,8 @@ __all__ = ['FIGURES', 'PACKAGES', 'PAGE_STYLE', 'table_html', 'figures_html', 's
            'drawn', 'card_html', 'reconstructions', 'reconstructions_picture', 'per_tag', 'bar_cell', 'per_tag_html',
            'versions', 'again_html', 'page', 'curves_picture', 'write_png', 'write_report']
 
-# %% ../nbs/10a_report.ipynb #c6734ec2
-import html, platform
+# %% ../nbs/10a_report.ipynb #96bca06e
+import html, platform, re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, torch
@@ -22,19 +22,20 @@ from .eval.images import psnr
 from .eval.tagging import MultiLabelMeter
 from .pictures import BAR_STYLE, data_uri, difference, tag_bars, thumbnail, to_image, to_png, worth_showing
 
-# %% ../nbs/10a_report.ipynb #e8c3d82d
+# %% ../nbs/10a_report.ipynb #043c406e
 def table_html(head:list,  # column titles
                rows:list,  # lists of cells: texts, numbers or `None`; a text that starts with `<` is HTML
                digits=3,   # of floats
                )->str:
     "An HTML table; numbers stand right."
-    def cell(x, tag='td'):
+    def cell(x):
         if isinstance(x, (float, np.floating)): x = '' if x != x else f'{x:.{digits}f}'
-        number = isinstance(x, (int, np.integer)) or isinstance(x, str) and x.replace('.', '', 1).replace(',', '').isdigit()
         x = '' if x is None else str(x)
-        return f'<{tag}{" class=n" if number else ""}>{x if x.startswith("<") else html.escape(x)}</{tag}>'
+        number = re.fullmatch(r'(<b>)?-?[0-9][0-9.,]*(</b>)?', x)
+        return f'<td{" class=n" if number else ""}>{x if x.startswith("<") else html.escape(x)}</td>'
     body = ''.join(f'<tr>{"".join(map(cell, r))}</tr>' for r in rows)
-    return f'<div class="scroll"><table><thead><tr>{"".join(cell(h, "th") for h in head)}</tr></thead><tbody>{body}</tbody></table></div>'
+    heads = [f'<th{" class=n" if "class=n" in cell(c) else ""}>{html.escape(h)}</th>' for h, c in zip(head, rows[0] if rows else head)]
+    return f'<div class="scroll"><table><thead><tr>{"".join(heads)}</tr></thead><tbody>{body}</tbody></table></div>'
 
 # %% ../nbs/10a_report.ipynb #069e86c2
 FIGURES = dict(mAP='mAP', f1_micro='micro-F1', f1_macro='macro-F1', precision_micro='precision', recall_micro='recall')
@@ -176,7 +177,7 @@ def again_html(run:Path|None, tagger, extra:dict|None=None)->str:
     return table_html(['', ''], [[k, f'<code>{html.escape(str(v))}</code>'] for k, v in facts.items()]) + (
         f'<details><summary>config.yaml of the run</summary><pre>{html.escape(text)}</pre></details>' if text else '')
 
-# %% ../nbs/10a_report.ipynb #092d71ad
+# %% ../nbs/10a_report.ipynb #3dab5c14
 PAGE_STYLE = '''<style>
 :root{color-scheme:light dark;--fg:#1d2329;--bg:#fff;--soft:#5c6670;--line:#d8dee4;--card:#f6f8fa}
 @media(prefers-color-scheme:dark){:root{--fg:#dde3ea;--bg:#14181d;--soft:#98a3ae;--line:#333b44;--card:#1c2229}}
@@ -185,7 +186,7 @@ h1{font-size:26px;margin:0 0 4px}h2{font-size:19px;margin:36px 0 10px;border-bot
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:3px 14px 3px 0;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}
 td.n,th.n{text-align:right}th{color:var(--soft);font-weight:600}code,pre{font:13px/1.4 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere}
 article{display:grid;grid-template-columns:230px 1fr;gap:18px;background:var(--card);border:1px solid var(--line);border-radius:8px;padding:12px;margin:10px 0}
-article p{margin:4px 0;font-size:12.5px;overflow-wrap:anywhere}article img{max-width:220px}
+article p{margin:4px 0;font-size:12.5px;overflow-wrap:anywhere}article img{width:190px;max-height:260px;object-fit:contain;object-position:left top}
 .recon{display:grid;grid-template-columns:repeat(auto-fill,minmax(330px,1fr));gap:14px}.recon figure{margin:0}.recon img{width:31.5%;margin-right:1%}.recon figcaption{font-size:12.5px;color:var(--soft)}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(400px,1fr));gap:18px}svg text{font:11.5px system-ui,sans-serif;fill:var(--soft)}svg .t{font-weight:600;fill:var(--fg)}
 svg .g{stroke:var(--line);stroke-width:1}svg .l{fill:none;stroke-width:1.8}svg .c0{stroke:#8a94a0}svg .c1{stroke:#3b82c4}svg .c2{stroke:#d55e00}svg .c3{stroke:#0b9a6e}svg .c4{stroke:#b455a0}
