@@ -92,12 +92,12 @@ class SideErrors:
             u, to = u[:len(u)//2], to[:len(u)//2]
         return 0
 
-# %% ../../nbs/01_data/25_stratify.ipynb #4bb83521
+# %% ../../nbs/01_data/25_stratify.ipynb #42b1fcef
 def descend(o:SideErrors, # changed in place
             free,         # units that may move
             seed, sweeps=6):
     "Sweeps of single moves over the `free` units, until none helps."
-    chunk = min(4096, max(1, len(free)//100))
+    chunk = min(4096, max(1, len(free)//64))
     for sweep in range(sweeps):
         order, moved = np_rng(seed, 'stratify', 'move', sweep).permutation(free), 0
         for s in range(0, len(order), chunk):
@@ -151,7 +151,7 @@ def even_sizes(o:SideErrors, # changed in place
         else: return
         o.move(np.r_[there, back][None], np.r_[np.full(len(there), b), np.full(len(back), a)][None], force=True)
 
-# %% ../../nbs/01_data/25_stratify.ipynb #f596ad3a
+# %% ../../nbs/01_data/25_stratify.ipynb #82254a75
 def _pairs(o, u, own, D, a, b):
     "Units of side `a` and of side `b` of equal weight, best with best, as rows of (one, other); best pairs first"
     def ranked(side, other):
@@ -170,7 +170,7 @@ def exchange(o:SideErrors, # changed in place
              free,         # units that may move
              seed, sweeps=2):
     "Sweeps of exchanges between the sides, until none helps; the sizes stay."
-    k, chunk = len(o.ratios), min(16384, max(256, len(free)//25))
+    k, chunk = len(o.ratios), min(16384, max(256, len(free)//12))
     for sweep in range(sweeps):
         order, moved = np_rng(seed, 'stratify', 'exchange', sweep).permutation(free), 0
         for s in range(0, len(order), chunk):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np, torch
 from ..core.errors import VaetagError
 
-# %% ../../nbs/07_eval/00_curves.ipynb #491eb104
+# %% ../../nbs/07_eval/00_curves.ipynb #223c95af
 def as_array(x, half=False):
     "A 2-D numpy array of a tensor or array: float32, or float16 where it is so and `half`."
     if torch.is_tensor(x):
@@ -37,18 +37,23 @@ def checked(scores,     # N x C in [0, 1]; float16 stays float16
             rows=None, names=None, # ids and tags, for messages
             ):          # (scores, whether positive, whether known)
     "Scores and targets as arrays, after a look at every cell."
-    s, y = as_array(scores, half=True), as_array(targets)
+    s = as_array(scores, half=True)
+    y = targets.cpu().numpy() if torch.is_tensor(targets) and targets.dtype == torch.bool else targets
+    sure = isinstance(y, np.ndarray) and y.dtype == bool and y.ndim == 2
+    y = y if sure else as_array(y)
     if s.shape != y.shape: raise VaetagError(f'scores are {" x ".join(map(str, s.shape))}, targets {" x ".join(map(str, y.shape))}')
     if names is not None and s.shape[1] != len(names): raise VaetagError(f'{s.shape[1]} scores per image, but {len(names)} tags')
-    known = ~np.isnan(y)
+    known = np.ones(s.shape, bool) if sure else ~np.isnan(y)
     if mask is not None: known &= np.broadcast_to((mask.cpu().numpy() if torch.is_tensor(mask) else np.asarray(mask)).astype(bool), s.shape)
-    bad = ~((s >= 0) & (s <= 1)) & known
-    if bad.any(): _cell(bad, s, 'score', rows, names)
+    if s.size and s.view(f'u{s.itemsize}').max() > s.dtype.type(1).view(f'u{s.itemsize}'):  # as integers: a fast first look
+        bad = ~((s >= 0) & (s <= 1)) & known
+        if bad.any(): _cell(bad, s, 'score', rows, names)
+    if sure: return s, y if mask is None else y & known, known
     bad = ~((y >= 0) & (y <= 1)) & known
     if bad.any(): _cell(bad, y, 'target', rows, names)
     return s, (y >= .5) & known, known
 
-# %% ../../nbs/07_eval/00_curves.ipynb #df836bea
+# %% ../../nbs/07_eval/00_curves.ipynb #fe1bbb08
 class Curve(NamedTuple):
     "What is accepted at each score that a positive has, from the highest to the lowest."
     score: np.ndarray # float32, descending
@@ -71,9 +76,9 @@ HALF = 0x3C01  # float16 values from 0 to 1
 def pack(scores, positive, known)->np.ndarray: # uint32, or uint16 of float16 scores
     "Scores and labels as one sortable integer; unknown cells get the largest one."
     t = np.uint16 if scores.dtype == np.float16 else np.uint32
-    k = (scores+scores.dtype.type(0)).view(t) << t(1)  # -0.0 becomes 0.0
+    k = scores.view(t) << t(1)  # the sign of -0.0 is shifted out
     k |= positive
-    k[~known] = np.iinfo(t).max
+    if not known.all(): k[~known] = np.iinfo(t).max
     return k
 
 def unpack(keys):
@@ -84,30 +89,28 @@ def unpack(keys):
 
 def histogram(keys)->np.ndarray: # counts, [negative, positive] x score
     "How often each packed float16 score occurs, known cells only."
-    flat, h = keys.reshape(-1), np.zeros(2*HALF, np.int64)
-    for i in range(0, len(flat), 1 << 22):
-        part = np.bincount(flat[i:i+(1 << 22)], minlength=2*HALF)
-        h += part[:2*HALF]
+    flat = keys.reshape(-1)
+    h = np.bincount(flat[:1 << 22], minlength=2*HALF)[:2*HALF]
+    for i in range(1 << 22, len(flat), 1 << 22): h += np.bincount(flat[i:i+(1 << 22)], minlength=2*HALF)[:2*HALF]
     return h
 
-# %% ../../nbs/07_eval/00_curves.ipynb #ff3437ca
+# %% ../../nbs/07_eval/00_curves.ipynb #6f2e7de6
 VALUES = np.arange(HALF, dtype=np.uint16).view(np.float16).astype(np.float32)  # every float16 from 0 to 1
 
 def curve_of_histogram(h)->Curve:
     "The curve of scores whose `histogram` is `h`."
-    pos = h[1::2]; cells = h[::2]+pos
-    at = np.flatnonzero(pos)[::-1]
-    above = np.cumsum(cells[::-1])[::-1]
-    there = np.flatnonzero(cells)
-    lower = np.searchsorted(there, at)-1
-    below = np.where(lower >= 0, VALUES[there[lower]], np.float32(0))
-    tp = np.cumsum(pos[at])
-    return Curve(VALUES[at], tp, above[at], below, int(tp[-1]) if len(tp) else 0, int(above[0]))
+    cells = h[::2]+h[1::2]
+    there = np.flatnonzero(cells)[::-1]
+    pos, n = h[2*there+1], np.cumsum(cells[there])
+    at = np.flatnonzero(pos)
+    tp, score = np.cumsum(pos[at]), np.append(VALUES[there], np.float32(0))
+    return Curve(score[at], tp, n[at], score[at+1], int(tp[-1]) if len(tp) else 0, int(n[-1]) if len(n) else 0)
 
 def curve_of_sorted(k)->Curve:
     "The curve of packed float32 scores, sorted, known cells only."
-    pos, count = np.unique(k[np.flatnonzero(k & 1)], return_counts=True)
-    pos, count = pos[::-1], count[::-1]
+    pos = k[(k & 1).astype(bool)]
+    last = np.flatnonzero(np.append(pos[1:] != pos[:-1], [True]*(len(pos) > 0)))
+    pos, count = pos[last][::-1], np.diff(last, prepend=-1)[::-1]
     first = np.searchsorted(k, pos-1)  # negatives of the same score lie just before the positives
     score = (pos >> 1).view(np.float32)
     below = np.where(first > 0, (k[np.maximum(first, 1)-1] >> 1).view(np.float32), np.float32(0)) if len(k) else score
@@ -123,7 +126,7 @@ def curve(keys)->Curve:
     "The curve of the packed scores of one tag, or of many tags taken together."
     return curve_of_histogram(histogram(keys)) if keys.dtype == np.uint16 else curve_of_sorted(in_order(keys))
 
-# %% ../../nbs/07_eval/00_curves.ipynb #aecf0e8e
+# %% ../../nbs/07_eval/00_curves.ipynb #b368e862
 def default_threads(): return max(1, min(4, os.cpu_count() or 1))
 
 class ExactScores:
@@ -142,9 +145,11 @@ class ExactScores:
 
     def columns(self, at):
         "The cells of tags `at` (a slice or indices), one row per tag"
-        widen = lambda p: p if self.half or p.dtype == np.uint32 else pack(*unpack(p))
-        if not self.parts: return np.zeros((len(np.arange(self.tags)[at]), 0), np.uint32)
-        return np.ascontiguousarray(np.concatenate([widen(p[:, at]) for p in self.parts]).T)
+        out, i = np.empty((len(np.arange(self.tags)[at]), len(self)), np.uint16 if self.half else np.uint32), 0
+        for p in self.parts:
+            out[:, i:i+len(p)] = (p[:, at] if self.half or p.dtype == np.uint32 else pack(*unpack(p[:, at]))).T
+            i += len(p)
+        return out
 
     def blocks(self, f, tags=None, threads=None, block=64)->list:
         "`f(packed cells, one row per tag)` for one block of `tags` after another, in order."
