@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'NEEDED', 'PIXELS', 'ROW', 'COLUMNS', 'describe', 'read_meta', 'same_settings', 'shard_name', 'save_shard',
            'shard_index', 'read_index', 'scan', 'write_index', 'LatentStore', 'file_states', 'Problem']
 
-# %% ../../nbs/03_latents/40_store.ipynb #4e9a9fd9
+# %% ../../nbs/03_latents/40_store.ipynb #34487372
 import os
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from .. import __version__
 from ..core.config import differences
 from ..core.errors import VaetagError, naming
-from ..core.io import hash_json, read_json, read_parquet, write_json, write_parquet
+from ..core.io import hash_json, read_json, read_parquet, write_parquet
 from ..core.progress import say, track
 from .convention import Convention
 from .loading import DTYPES
