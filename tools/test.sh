@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1 VAETAG_QUIET=1
 cores=$(nproc 2>/dev/null || sysctl -n hw.ncpu)
 "$BIN/nbdev_export"
-log=$(mktemp); trap 'rm -f "$log"' EXIT
+TMPDIR=$(mktemp -d); export TMPDIR; trap 'rm -rf "$TMPDIR"' EXIT   # what notebooks and tests write goes with it
+log=$TMPDIR/notebooks.log
 "$BIN/nbdev_test" --n_workers "$(( cores < 4 ? cores : 4 ))" --do_print --timing 2>&1 | tee "$log"
 grep -q '^Success' "$log" || { echo "notebook tests failed"; exit 1; }   # a path that matches nothing exits 0
 "$BIN/python" -m pytest -m 'not slow' -n "$(( cores < 4 ? cores : 4 ))" tests

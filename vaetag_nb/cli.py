@@ -6,7 +6,7 @@
 __all__ = ['VERBS', 'NEEDED', 'OPTIONAL', 'Outcome', 'verb', 'overview', 'find_verb', 'parse', 'run', 'FromData', 'DataSynth',
            'DataSplit', 'DataVocab', 'DataValidate', 'DataStats', 'latents_encode', 'LatentsInfo', 'LatentsCheck',
            'train_decoder', 'train_vae', 'tag', 'EvalTagger', 'versions', 'devices', 'writable', 'weight_places',
-           'Doctor', 'main']
+           'Doctor', 'Demo', 'main']
 
 # %% ../nbs/11_cli.ipynb #3018be74
 import io, json, os, re, sys, tempfile
@@ -294,28 +294,29 @@ class LatentsCheck:
                           f'{self.store}: {n} latents, {len(problems)} problems'])
         return Outcome(dict(latents=n, problems=[p._asdict() for p in problems]), text, int(bool(problems)))
 
-# %% ../nbs/11_cli.ipynb #d174ee86
+# %% ../nbs/11_cli.ipynb #d20b23a0
 def _configured(cls, args, words):
     "A configuration from YAML files (the leading arguments) and flags"
     from vaetag_nb.core.config import load
     n = next((i for i, a in enumerate(args) if a.startswith('-')), len(args))
     return parse(cls, args[n:], words, default=load(cls, *args[:n]))
 
-def _trained(run):
-    "What a training run leaves, for `--json` and as text"
-    return Outcome(dict(out=str(run.out), best=str(run.best), metrics=run.metrics), f'{_lines(run.metrics)}\n\nbest: {run.best}')
-
 @verb('train decoder')
 def train_decoder(args):
     "Train a latent tagger's decoder on cached latents: [run.yaml ...] [--key value ...]."
+    from vaetag_nb.evaluate import results_table
     from vaetag_nb.trainers import tagger
-    return _trained(tagger.train_decoder(_configured(tagger.DecoderConfig, args, 'train decoder')))
+    run = tagger.train_decoder(_configured(tagger.DecoderConfig, args, 'train decoder'))
+    return Outcome(_result(run), f'{results_table(run.metrics).round(3).to_string(index=False)}\n\nmodel folder: {run.best}')
+
+def _result(run): return dict(out=str(run.out), best=str(run.best), metrics=run.metrics)
 
 @verb('train vae')
 def train_vae(args):
     "Train or fine-tune a VAE on pictures: [run.yaml ...] [--key value ...]."
     from vaetag_nb.trainers import vae
-    return _trained(vae.train_vae(_configured(vae.VaeConfig, args, 'train vae')))
+    run = vae.train_vae(_configured(vae.VaeConfig, args, 'train vae'))
+    return Outcome(_result(run), f'{_lines(run.metrics)}\n\nVAE: {run.best}')
 
 # %% ../nbs/11_cli.ipynb #00321703
 def _threshold(text):
@@ -460,6 +461,20 @@ class Doctor:
         figures = dict(version=__version__, needed=need, optional=extra, devices=devices(), caches=free, missing=missing,
                        embedded_vae=vae.fingerprint, weights={k: ok for k, (_, ok) in weights.items()})
         return Outcome(figures, '\n'.join(rows), int(bool(missing)))
+
+# %% ../nbs/11_cli.ipynb #55750b26
+@verb('demo')
+@dataclass(kw_only=True)
+class Demo:
+    "The main job from nothing: draw scenes, encode, train, measure, tag, write a report. No download."
+    out: Path = Path('demo_out')   # folder for everything that is made
+    images: int|None = None        # scenes to draw; none: as many as the figures in the docs are of
+    epochs: int|None = None        # passes over them; none: likewise
+    seed: int = 0                  # of scenes, split and training
+    def __call__(self):
+        from vaetag_nb import demo
+        done = demo.run_demo(self.out, self.images or demo.IMAGES, self.epochs or demo.EPOCHS, self.seed)
+        return Outcome(done, demo.closing_words(done))
 
 # %% ../nbs/11_cli.ipynb #e994d124
 def main():

@@ -30,7 +30,8 @@ def _beside(path, kind='tmp'):
 
 @contextmanager
 def atomic_file(path,        # the name the file shall have
-                mode='w'):   # 'w' for UTF-8 text with LF line ends, 'wb' for bytes
+                mode='w',    # 'w' for UTF-8 text with LF line ends, 'wb' for bytes
+                durable=True): # force it to the disk first; off for thousands of small files that can be made again
     "A file to write into that appears under `path` when the block ends well, and never if it does not."
     path = Path(path)
     tmp = _beside(path)
@@ -39,8 +40,9 @@ def atomic_file(path,        # the name the file shall have
         try:
             with open(tmp, mode, **({} if 'b' in mode else dict(encoding='utf-8', newline='\n'))) as f:
                 yield f
-                f.flush(); os.fsync(f.fileno())
-            os.replace(tmp, path); _sync_folder(path.parent)
+                if durable: f.flush(); os.fsync(f.fileno())
+            os.replace(tmp, path)
+            if durable: _sync_folder(path.parent)
         finally: tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/00_core/40_io.ipynb #e9aae4a0

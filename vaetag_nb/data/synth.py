@@ -375,7 +375,7 @@ def make_scenes(out,                   # folder, made if need be
         u = math.sqrt(w*h)
         table[key] = dict.fromkeys(scene_tags(compose(seed, i, w/u, h/u)), 1.)
         if (out/key).exists(): continue
-        with atomic_file(out/key, 'wb') as f: scene(seed, i, resolution).image.save(f, 'png')
+        with atomic_file(out/key, 'wb', durable=False) as f: scene(seed, i, resolution).image.save(f, 'png')
         made += 1
     counts = Counter(t for tags in table.values() for t in tags)
     write_json(out/'data.json', {k: format_tags(v) for k, v in table.items()})
