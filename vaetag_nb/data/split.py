@@ -202,7 +202,7 @@ def apply(table, split:Split):
     if gone > 0: say(f'split: {gone} of its {len(split)} records are not in the data')
     return table.with_columns(split=side)
 
-# %% ../../nbs/01_data/30_split.ipynb #6605b0eb
+# %% ../../nbs/01_data/30_split.ipynb #ae351dc9
 @dataclass
 class Draw:
     "What the methods look at: the records in the table's order"
@@ -245,7 +245,7 @@ def _given(table, method, extend)->np.ndarray: # side number per record, -1: to 
         if table.split is None: raise VaetagError('split: method column needs a table with a column `split`')
         words = np.array([None if pd.isna(x) or x == '' else x for x in table.split], object)
         odd = next((x for x in words if x is not None and x not in SIDES), None)
-        if odd is not None: raise VaetagError(f'split: the column `split` holds {odd!r}; it may hold {", ".join(SIDES)} or nothing')
+        if odd is not None: raise VaetagError(f'split: the column `split` holds {str(odd)!r}; it may hold {", ".join(SIDES)} or nothing')
     fixed = np.array([-1 if x is None else SIDES.index(x) for x in words], np.int64)
     if extend is not None:
         row = pd.Index(extend.ids).get_indexer(pd.Index(list(table.ids), dtype=object))
@@ -253,7 +253,7 @@ def _given(table, method, extend)->np.ndarray: # side number per record, -1: to 
         fixed = np.where(old >= 0, old, fixed)
     return fixed
 
-# %% ../../nbs/01_data/30_split.ipynb #6d4d65f9
+# %% ../../nbs/01_data/30_split.ipynb #ce459582
 def make(table,                   # records: `ids`, `labels`, and what the keys need (`paths`, `group`, columns)
          method:str='stratified', # stratified, random, hash, modulo or column
          val:float=.1,            # share
@@ -269,6 +269,8 @@ def make(table,                   # records: `ids`, `labels`, and what the keys 
     _check(method, val, test, no_val)
     ids, n, ratios = [str(i) for i in table.ids], len(table), (1-val-test, val, test)
     if not n: raise VaetagError('split: no records to split')
+    bad = next((i for i in ids if not i.isascii() and i != i.encode('utf-8', 'ignore').decode()), None)
+    if bad is not None: raise VaetagError(f'split: the id {bad!r} is not valid Unicode; rename the file')
     twice = pd.Index(ids)[pd.Index(ids).duplicated()]
     if len(twice): raise VaetagError(f'split: {len(twice)} ids occur twice, first: {twice[0]}')
     order = np.array(sorted(range(n), key=ids.__getitem__), np.int64)
