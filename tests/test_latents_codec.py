@@ -1,5 +1,6 @@
 "VAE files as people have them: every layout gives the same codec, everything else one line that says what is wrong"
 import json, os, re, shutil
+from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from PIL import Image
@@ -149,6 +150,19 @@ def test_taef2_survives_saving(shared, tmp_path):
 def test_a_config_without_weights_says_so(shared):
     with pytest.raises(VaetagError, match='no VAE weights; looked for diffusion_pytorch_model.safetensors'): load_vae(shared/'sd15_configs')
     with pytest.raises(VaetagError, match='no VAE weights'): load_vae(shared/'sd15_configs'/'vae')
+
+# --- the VAE inside the package --------------------------------------------------------------------------------------
+def test_embedded_vae_draws_scenes():
+    import vaetag_nb
+    from vaetag_nb.data.synth import scene
+    if not (Path(vaetag_nb.__file__).parent/'assets'/'scene_vae').is_dir(): pytest.skip('the embedded VAE is not trained yet: assets/scene_vae is missing')
+    codec = Codec.embedded()
+    assert codec.spec()['source'] == 'embedded' and codec.factor == 8 and Codec.from_spec(codec.spec()).fingerprint == codec.fingerprint
+    psnr = []
+    for i in range(8):
+        x = torch.from_numpy(np.asarray(scene(12345, i, (128, 128)).image).copy()).permute(2, 0, 1)[None].float()/127.5 - 1
+        with torch.inference_mode(): psnr.append(float(10*torch.log10(4/(codec.decode(codec.encode(x)) - x).square().mean())))
+    assert np.mean(psnr) > 20, psnr
 
 # --- what must be refused --------------------------------------------------------------------------------------------
 def refused(src, says, kind=VaetagError, **kw):

@@ -98,6 +98,10 @@ def test_a_subset_and_its_complement_share_a_store(pics, tmp_path):
     run(pics, tmp_path/'whole')
     assert equal(content(tmp_path/'s', ids), content(tmp_path/'whole', ids), 2e-3)
 
+def test_nothing_to_encode(tmp_path):
+    r = encode_table([], [], toy(), tmp_path/'s', PRE, sizes=([], []))
+    assert (r.encoded, r.reused, r.failed) == (0, 0, {}) and len(LatentStore(tmp_path/'s')) == 0 and LatentStore(tmp_path/'s').check() == []
+
 # --- interruption ----------------------------------------------------------------------------------------------------
 KILLED = '''
     import sys; sys.path.insert(0, sys.argv[1])

@@ -97,12 +97,16 @@ def shard_index(path)->tuple[pd.DataFrame, dict]: # rows of the index, the shard
                    flip=np.array([k.endswith(':f') for k in ids], bool), offset=start(str), logvar_offset=start('{}.logvar'.format))
     return df[COLUMNS], meta
 
-# %% ../../nbs/03_latents/40_store.ipynb #898cb96c
+# %% ../../nbs/03_latents/40_store.ipynb #907efc2b
 def _present(folder):
     "{name: [bytes, time of change]} of the shards in a folder"
     with naming(folder), os.scandir(folder) as d:
         found = {e.name: e.stat() for e in d if e.name.startswith('shard-') and e.name.endswith('.safetensors')}
     return {k: [s.st_size, s.st_mtime_ns] for k, s in found.items()}
+
+def _no_rows():
+    text = ('id', 'path', 'shard')
+    return pd.DataFrame({k: pd.Series(dtype=str if k in text else bool if k == 'flip' else ROW.get(k, np.int64)) for k in COLUMNS})
 
 def _latest(df, created):
     "One row a sample, the one written last, in the order of the shards"
@@ -119,7 +123,7 @@ def scan(folder, fingerprint)->tuple[pd.DataFrame, dict, dict]: # index, its sha
     "The index of a store as its shards are now."
     folder, files = Path(folder), _present(folder)
     df, about = read_index(folder)
-    if about.get('shards') == files and about.get('fingerprint') == fingerprint: return df, files, {}
+    if about.get('shards') == files and about.get('fingerprint') == fingerprint: return df.astype({'shard': 'category'}), files, {}
     parts, created, bad = [], {}, {}
     for name in sorted(files):
         try: df, about = shard_index(folder/name)
@@ -127,7 +131,7 @@ def scan(folder, fingerprint)->tuple[pd.DataFrame, dict, dict]: # index, its sha
         of = about['fingerprint']
         if of != fingerprint: bad[name] = 'foreign', f'{folder/name}: of other settings, fingerprint {of}'; continue
         parts.append(df); created[name] = about['created_ns']
-    df = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({k: [] for k in COLUMNS})
+    df = pd.concat(parts, ignore_index=True) if parts else _no_rows()
     return _latest(df, created).astype({'shard': 'category'}), {k: v for k, v in files.items() if k not in bad}, bad
 
 def write_index(folder, fingerprint):
