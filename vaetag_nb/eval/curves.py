@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np, torch
 from ..core.errors import VaetagError
 
-# %% ../../nbs/07_eval/00_curves.ipynb #223c95af
+# %% ../../nbs/07_eval/00_curves.ipynb #a90582da
 def as_array(x, half=False):
     "A 2-D numpy array of a tensor or array: float32, or float16 where it is so and `half`."
     if torch.is_tensor(x):
@@ -28,7 +28,7 @@ def _cell(bad, x, what, rows, names):
     "Complain of the first cell in `bad`"
     i, c = np.argwhere(bad)[0]
     row = rows[i] if rows is not None else f'row {i}'
-    raise VaetagError(f'{what} {x[i, c]} of {row}, tag {names[c] if names is not None else c}: not between 0 and 1'
+    raise VaetagError(f'{what} {x[i, c]!s} of {row}, tag {names[c] if names is not None else c}: not between 0 and 1'
                       + ('; were logits passed?' if what == 'score' else ''))
 
 def checked(scores,     # N x C in [0, 1]; float16 stays float16
