@@ -59,7 +59,7 @@ class DecoderLoss:
         c, on = self.classification, self.mode == 'standard' and self.classification.kind == 'bce'
         return dc.replace(c, focal=on if c.focal is None else c.focal, class_balanced=on if c.class_balanced is None else c.class_balanced)
 
-# %% ../../nbs/06_trainers/50_tagger.ipynb #47abf0d5
+# %% ../../nbs/06_trainers/50_tagger.ipynb #6beb2ee4
 @dataclass
 class HeadConfig:
     "The network."
@@ -71,7 +71,7 @@ class HeadConfig:
     heads: int|None = None                  # pool: attention heads; none: as `size` says
     dropout: float = 0.                     # pool: on attention, MLP and embedding
     drop_path: float = .1                   # pool: chance that the last block is skipped
-    skip: int = 0                           # pool: side of a grid whose mean latents reach the logits directly
+    skip: int = 0                           # pool: side of a grid of simple features that reach the logits directly; 4 helps when pictures are few
     init: str|None = None                   # model folder to start from: its trunk, and its rows of tags of the same name
     spatial: bool = True                    # attention: gates on channels and places
     self_attention: bool = True             # attention: of the compressed tokens
