@@ -99,12 +99,12 @@ def ordered(entries, o:CaptionOptions)->list:
     rank = lambda e: (front.get(canonical(e[0]), len(front)), o.character_first and e[2] != 4)
     return sorted(sorted(entries, key=key), key=rank)[:o.max_tags]
 
-# %% ../nbs/07c_captions.ipynb #c9aa48ad
+# %% ../nbs/07c_captions.ipynb #5c3a26b8
 FACES = set('0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||'.split())
 
 def spelled(name:str, underscores='keep', escape_parens=False)->str:
     "One tag as it is written into a caption."
-    if underscores == 'spaces' and name not in FACES: name = name.replace('_', ' ')
+    if underscores == 'spaces' and name not in FACES: name = re.sub(r'(?<!^)_(?!$)', ' ', name) # none at the ends: they would be lost
     return re.sub(r'([()])', r'\\\1', name) if escape_parens else name
 
 # %% ../nbs/07c_captions.ipynb #70f807a3

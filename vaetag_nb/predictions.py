@@ -28,7 +28,7 @@ def cache_folder(*parts:str)->Path:
     except OSError as e: raise VaetagError(f'{path}: cannot make the cache folder: {e.strerror}; point VAETAG_CACHE at one') from e
     return path
 
-# %% ../nbs/07e_predictions.ipynb #1b3390bc
+# %% ../nbs/07e_predictions.ipynb #7412b0a6
 def stamp(file)->tuple[int, int]: # size in bytes, time of change in ns; zeros where there is no file
     "What tells whether a file is still the one that was tagged."
     try: s = os.stat(file)
@@ -48,7 +48,8 @@ class Journal:
         self.file.seek(0)
         for line in self.file:
             try: row = json.loads(line)
-            except json.JSONDecodeError: break
+            except ValueError: break
+            if not line.endswith(b'\n'): break
             self.at[row['record']['path']], end = (end, tuple(row['stamp'])), end + len(line)
         self.file.truncate(end) # a torn line, and what may stand behind it, never happened
 

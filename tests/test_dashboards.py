@@ -1,0 +1,85 @@
+"""The predictions dashboard without a browser: what a control does, and what happens when something is wrong."""
+import numpy as np, pytest
+from toy_tagger import toy_tagger
+from vaetag_nb.core.errors import VaetagError
+from vaetag_nb.dashboards import Predictions, chosen_rows, count, predictions_picture, score_all, truth_of
+from vaetag_nb.data.tags import Vocab
+from vaetag_nb.infer import Tagger
+
+@pytest.fixture(scope='module')
+def toy(tmp_path_factory):
+    d = tmp_path_factory.mktemp('toy')
+    table, _ = toy_tagger(d)
+    tagger = Tagger.load(d/'model', device='cpu')
+    return table, tagger, score_all(tagger, table)
+
+@pytest.fixture
+def dash(toy): return Predictions(toy[1], toy[2], side=48)
+
+def views(d): return d.image.value, d.recon.value, d.sheet.value
+
+def test_every_picture_is_shown_once(dash, toy):
+    names = set()
+    for _ in range(len(toy[0])):
+        names.add(dash.note.value.split('<b>')[1].split('</b>')[0])
+        dash.next.click()
+    assert names == set(toy[0].ids) and dash.position.value == 1
+    dash.prev.click()
+    assert dash.position.value == len(toy[0])
+
+def test_counts_follow_the_thresholds(dash, toy):
+    table, tagger, scored = toy
+    truth = table.labels.toarray() >= .5
+    for factor in (.2, 1., 2.):
+        dash.scale.value = factor
+        p = scored.scores >= dash.thresholds
+        recall = (p & truth).sum()/truth.sum()
+        assert f'recall {recall:.3f}' in dash.counts.value
+    dash.rule.value, dash.level.value = 'global', .99
+    assert (dash.scale.layout.display, dash.level.layout.display) == ('none', None)
+    assert count(scored, dash.thresholds).tp.sum() == ((scored.scores >= np.float32(.99)) & truth).sum()
+
+def test_filters(dash, toy):
+    table, tagger, scored = toy
+    tag = table.vocab.names[0]
+    truth, p = table.labels.toarray()[:, 0] >= .5, scored.scores[:, 0] >= scored.thresholds[0]
+    dash.tag.value = tag
+    for show, want in {'all': p | truth, 'true': truth, 'predicted': p, 'hit': p & truth, 'false alarm': p & ~truth, 'missed': ~p & truth}.items():
+        dash.show.value = show
+        assert dash.rows.tolist() == np.flatnonzero(want).tolist()
+        if want.any(): assert dash.row == dash.rows[dash.position.value - 1]
+        else: assert 'no picture' in dash.note.value
+
+def test_the_picture_stays_when_the_filter_leaves_it(dash):
+    dash.position.value = 5
+    here = dash.row
+    tag = dash.tagger.vocab.names[int(np.flatnonzero(dash.scored.row_truth(here))[0])]
+    dash.tag.value = tag
+    assert dash.row == here
+
+def test_a_bare_set_and_a_lost_file(toy, tmp_path):
+    table, tagger, _ = toy
+    from pathlib import Path
+    for k in range(2): (tmp_path/f'{k}.png').write_bytes(Path(table.paths[k]).read_bytes())
+    (tmp_path/'broken.png').write_bytes(b'x')
+    d = Predictions(tagger, tmp_path, side=32)
+    assert len(d.scored) == 2 and d.scored.truth is None and 'tags predicted' in d.counts.value
+    (tmp_path/'1.png').unlink()
+    d.next.click()
+    assert 'role="alert"' in d.note.value and '1.png' in d.note.value
+    with pytest.raises(VaetagError, match='none of'): score_all(tagger, [tmp_path/'broken.png'])
+
+def test_truth_in_another_vocabulary(toy):
+    table = toy[0]
+    back = Vocab(['unknown', *table.vocab.names[::-1]])
+    t = truth_of(table, back).toarray()
+    assert not t[:, 0].any() and (t[:, 1:][:, ::-1] == (table.labels.toarray() >= .5)).all()
+
+def test_bars_are_text_not_markup(toy):
+    from vaetag_nb.pictures import tag_bars
+    html = tag_bars(['<script>alert(1)</script>'], [.5], [.4], style=False)
+    assert '<script>' not in html and '&lt;script&gt;' in html
+
+def test_picture(toy):
+    assert len(predictions_picture(toy[2], rows=[0, 1, 2], cols=2).axes) == 8
+    assert chosen_rows(toy[2], toy[2].thresholds).tolist() == list(range(len(toy[0])))
