@@ -139,7 +139,7 @@ def test_errors_file_of_an_earlier_run_goes(toy, tmp_path):
     tagger.tag_folder(Path(table.paths[0]).parent, tmp_path/'out')
     assert not (tmp_path/'out/errors.json').exists()
 
-@pytest.mark.parametrize('format', ['jsonl', 'txt'])
+@pytest.mark.parametrize('format', ['jsonl', pytest.param('txt', marks=pytest.mark.slow)])
 def test_kill_and_go_on(toy, tmp_path, format, cache):
     "kill -9 in the middle; the same command ends with the files of an undisturbed run, and decodes at most one batch twice"
     d, table, _, tagger = toy
