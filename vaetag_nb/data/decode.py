@@ -39,7 +39,7 @@ def list_images(folder)->list: # paths below `folder`, sorted as text
         found += [os.path.join(root, f) for f in files if f[0] != '.' and os.path.splitext(f)[1].lower() in EXTENSIONS]
     return [Path(p) for p in sorted(found)]
 
-# %% ../../nbs/01_data/15_decode.ipynb #58942f3a
+# %% ../../nbs/01_data/15_decode.ipynb #ebc2c6b7
 MAX_BYTES  = 2**30        # larger files are refused unread
 MAX_PIXELS = 178_956_970  # larger pictures are refused undecoded: Pillow's own hard limit, 0.7 GB at 4 bytes a pixel
 
@@ -51,17 +51,18 @@ def open_file(path):
     reason = ('not a regular file' if not stat.S_ISREG(st.st_mode) else 'empty file' if st.st_size == 0 else
               f'{st.st_size:,} bytes, over the limit of {MAX_BYTES:,}' if st.st_size > MAX_BYTES else None)
     if reason: os.close(fd); raise ImageError(path, reason)
-    return os.fdopen(fd, 'rb', buffering=0)
+    return io.FileIO(fd)
 
-# %% ../../nbs/01_data/15_decode.ipynb #7fda38e5
+# %% ../../nbs/01_data/15_decode.ipynb #6c2c2fd8
 class Quiet:
-    "A block without Pillow's warnings that may be entered by many threads at once."
+    "A block without warnings about pictures that may be entered by many threads at once."
     def __init__(self): self.lock, self.inside = threading.Lock(), 0
     def __enter__(self):
         with self.lock:
             if self.inside == 0:
                 self.kept = warnings.catch_warnings(); self.kept.__enter__()
                 warnings.filterwarnings('ignore', module=r'PIL\.')
+                warnings.filterwarnings('ignore', 'The given NumPy array is not writable')  # torch; nobody writes to a picture
             self.inside += 1
     def __exit__(self, *exc):
         with self.lock:
@@ -87,11 +88,11 @@ def open_image(f, max_pixels=MAX_PIXELS):
     if math.prod(im.size) > max_pixels: raise ValueError(f'{im.width} x {im.height} pixels, over the limit of {max_pixels:,}')
     return im
 
-# %% ../../nbs/01_data/15_decode.ipynb #37836dec
+# %% ../../nbs/01_data/15_decode.ipynb #14abfbcf
 def check_scans(w, h, data):
     "Refuse a JPEG of `w` x `h` pixels whose `data` asks for passes over more than 16 times `MAX_PIXELS` pixels in all."
     if w*h*(len(data)//10) <= 16*MAX_PIXELS: return
-    scans = data.count(b'\xff\xda')
+    scans = sum(np.count_nonzero(np.frombuffer(data, '<u2', (len(data) - i)//2, i) == 0xdaff) for i in (0, 1))
     if scans > 8 and scans*w*h > 16*MAX_PIXELS: raise ValueError(f'{scans} passes over {w} x {h} pixels')
 
 def cut_png(data:bytes)->bytes:

@@ -33,10 +33,11 @@ def xmp_turn(b:bytes):
     found = re.search(rb'tiff:Orientation(?:="|>)([0-9])', b)
     return 0 if found is None else int(found[1]) if int(found[1]) in TURNS else 1
 
-# %% ../../nbs/01_data/17_sizes.ipynb #7a6c7c5b
+# %% ../../nbs/01_data/17_sizes.ipynb #00f99f17
 class Head:
     "The first 4 KiB of the open file `f`; called with an offset and a count it returns bytes from anywhere."
-    def __init__(self, f): self.f, self.start, self.size = f, f.read(4096), f.seek(0, os.SEEK_END)
+    def __init__(self, f): self.f, self.start = f, f.read(4096)
+    def size(self): return self.f.seek(0, os.SEEK_END)
     def __call__(self, at, n):
         if at + n <= len(self.start): return self.start[at:at+n]
         self.f.seek(at)
@@ -99,7 +100,7 @@ def png_size(head):
         seen.add(name)
         at += 12 + n
 
-# %% ../../nbs/01_data/17_sizes.ipynb #0b6cf66b
+# %% ../../nbs/01_data/17_sizes.ipynb #09386d7a
 def gif_size(head):
     "`(width, height, 1)` of a GIF whose first frame lies within its screen, or `None`."
     w, h, flags = unpack_from('<HHB', head(6, 5))
@@ -114,7 +115,7 @@ def gif_size(head):
 def webp_size(head):
     "`(width, height, 1)` of a WebP without EXIF or XMP, or `None`."
     b = head(0, 30); kind = b[12:16]
-    if int.from_bytes(b[4:8], 'little') + 8 > head.size: return None
+    if int.from_bytes(b[4:8], 'little') + 8 > head.size(): return None
     if kind == b'VP8 ' and b[23:26] == b'\x9d\x01\x2a': w, h = unpack_from('<HH', b, 26); return w & 0x3fff, h & 0x3fff, 1
     if kind == b'VP8L' and b[20] == 0x2f: v, = unpack_from('<I', b, 21); return (v & 0x3fff) + 1, (v >> 14 & 0x3fff) + 1, 1
     if kind != b'VP8X' or b[20] & 0b1100: return None
