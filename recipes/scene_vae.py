@@ -23,7 +23,7 @@ def held_out(codec, n=256):
     for i in range(n):
         x = to_float(torch.from_numpy(np.array(scene(HELD_OUT_SEED, i).image)).permute(2, 0, 1)[None])
         with torch.no_grad(): db.append(float(psnr(codec.decode(codec.encode(x)), x, data_range=2.)[0]))
-    return dict(psnr=round(np.mean(db), 2), std=round(np.std(db), 2), p5=round(np.percentile(db, 5), 2), scenes=n, seed=HELD_OUT_SEED)
+    return dict(psnr=round(float(np.mean(db)), 2), std=round(float(np.std(db)), 2), p5=round(float(np.percentile(db, 5)), 2), scenes=n, seed=HELD_OUT_SEED)
 
 def main():
     cfg = load(VaeConfig, HERE/'scene_vae.yaml')

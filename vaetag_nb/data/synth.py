@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RGB', 'COLOURS', 'SHAPES', 'STYLES', 'GROUNDS', 'SIZES', 'COUNTS', 'EXTENT', 'ZONES', 'TILT', 'ALLOWED', 'COMBOS',
-           'TAGS', 'SDF', 'REACH', 'LIGHT', 'DARK', 'RATIOS', 'zipf', 'Thing', 'pick', 'thing', 'clear', 'spot',
-           'covered', 'zone', 'overlap', 'enclose', 'Layout', 'compose', 'scene_tags', 'coverage', 'bands', 'pattern',
-           'backdrop', 'texture', 'paint', 'Scene', 'scene_size', 'scene', 'make_scenes']
+           'TAGS', 'SDF', 'REACH', 'LIGHT', 'DARK', 'RATIOS', 'zipf', 'Thing', 'pick', 'thing', 'clear', 'lattice',
+           'spot', 'covered', 'zone', 'overlap', 'enclose', 'Layout', 'compose', 'scene_tags', 'coverage', 'bands',
+           'pattern', 'backdrop', 'texture', 'paint', 'Scene', 'scene_size', 'scene', 'make_scenes']
 
 # %% ../../nbs/01_data/60_synth.ipynb #a6bd5d65
 import math
@@ -39,8 +39,8 @@ GROUNDS = zipf(['simple_background', 'gradient_background', 'checkered_backgroun
 SIZES   = ['small', 'large'], np.array([.6, .4])
 COUNTS  = ['one_object', 'two_objects', 'three_objects'], np.array([.4, .38, .22])
 
-# %% ../../nbs/01_data/60_synth.ipynb #83c085ab
-EXTENT = dict(small=(.125, .14), large=(.215, .245))
+# %% ../../nbs/01_data/60_synth.ipynb #55b84968
+EXTENT = dict(small=(.128, .14), large=(.22, .245))
 ZONES  = (.2, .33), (.46, .54), (.67, .8)
 TILT   = dict(square=6, triangle=8, star=12, heart=10, cross=6, crescent=20)  # degrees either way; others 0
 # an outlined circle would be a ring, and stripes cannot be told on what is itself thin
@@ -116,7 +116,7 @@ class Thing:
         "Signed distance of points of the picture to the edge, in units of `half`."
         return SDF[self.shape](*self.local(X, Y))
 
-# %% ../../nbs/01_data/60_synth.ipynb #a0999a6a
+# %% ../../nbs/01_data/60_synth.ipynb #a9c045a1
 def pick(rng, choices)->str:
     "One of `(names, probabilities)`."
     return choices[0][rng.choice(len(choices[0]), p=choices[1])]
@@ -132,18 +132,24 @@ def clear(t, others, gap=.03)->bool:
     "Does `t` keep its distance from all `others`?"
     return all(math.hypot(t.x-o.x, t.y-o.y) > t.reach+o.reach+gap for o in others)
 
+def lattice(L:float)->np.ndarray:
+    "The coordinates that centres may have along a side of length `L`; every 8 pixels at a resolution of 128."
+    n = 2*round(8*L)
+    return np.arange(1, n)*L/n
+
 def spot(rng, t, W, H, edge, others)->bool:
     "Place `t` in a free field of a picture of `W` x `H`, at least `edge` from its rim; False if there is none."
     jitter, need = rng.random((9, 2)), t.half*1.02+edge
+    within = lambda L, lo, hi: (p := lattice(L))[(p >= max(lo*L, need)) & (p <= min(hi*L, L-need))]
     for k in map(int, rng.permutation(9)):
-        spans = [(max(lo*L, need), min(hi*L, L-need)) for (lo, hi), L in ((ZONES[k%3], W), (ZONES[k//3], H))]
-        if any(lo > hi for lo, hi in spans): continue
-        t.x, t.y = (lo+(hi-lo)*j for (lo, hi), j in zip(spans, jitter[k]))
+        spans = within(W, *ZONES[k%3]), within(H, *ZONES[k//3])
+        if not all(map(len, spans)): continue
+        t.x, t.y = (float(p[int(j*len(p))]) for p, j in zip(spans, jitter[k]))
         t.col, t.row = k%3, k//3
         if clear(t, others): return True
     return False
 
-# %% ../../nbs/01_data/60_synth.ipynb #503d28e6
+# %% ../../nbs/01_data/60_synth.ipynb #11599417
 def covered(a, b, n=48)->float:
     "The share of `a` that `b` covers, on a grid of `n` x `n` points."
     g = ((np.arange(n)+.5)/n*2-1)*a.half*1.1
@@ -162,7 +168,7 @@ def overlap(rng, a, dark, W, H, edge, others):
         if b.style == 'outlined' or b.colour == a.colour: continue
         for angle, f in zip(rng.uniform(0, 2*math.pi, 8), rng.uniform(.5, .75, 8)):
             d, m = f*(a.half+b.half), b.half*1.02+edge
-            b.x, b.y = a.x+d*math.cos(angle), a.y+d*math.sin(angle)
+            b.x, b.y = (float(p[abs(p-v).argmin()]) for p, v in ((lattice(W), a.x+d*math.cos(angle)), (lattice(H), a.y+d*math.sin(angle))))
             b.col, b.row = zone(b.x, W), zone(b.y, H)
             if None in (b.col, b.row) or not (m <= b.x <= W-m and m <= b.y <= H-m and clear(b, others)): continue
             if .1 < covered(a, b) < .32 and covered(b, a) > .1: return b
@@ -357,7 +363,7 @@ def _claim(out, recipe):
     if old != recipe:
         raise VaetagError(f"{out}: holds scenes of another recipe ({', '.join(f'{k} {v}' for k, v in old.items())}); choose another folder")
 
-# %% ../../nbs/01_data/60_synth.ipynb #9ff3e4c9
+# %% ../../nbs/01_data/60_synth.ipynb #4707c759
 def make_scenes(out,                   # folder, made if need be
                 num_images:int=100,    # scenes 0 to `num_images`-1 of the set
                 seed:int=0,            # of the set
