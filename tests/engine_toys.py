@@ -88,7 +88,8 @@ def arm(t, kill):
     "Let the trainer be struck at `{'where': ..., 'step': n, 'rank': r, 'signal': s}`"
     step, num = kill['step'], getattr(signal, kill.get('signal', 'SIGKILL'))
     if t.p.rank != kill.get('rank', 0): return
-    strike = lambda: os.kill(os.getpid(), num)
+    if kill.get('group'): os.setpgrp()                     # as Ctrl-C in a terminal: the loading processes get it, too
+    strike = lambda: os.killpg(0, num) if kill.get('group') else os.kill(os.getpid(), num)
     if kill['where'] == 'loss': t.task.in_loss = lambda ctx: strike() if ctx and ctx.step == step else None
     if kill['where'] == 'validate': t.task.in_validate = lambda tr: strike() if t.step >= step else None
     if kill['where'] == 'raise':

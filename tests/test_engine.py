@@ -67,6 +67,14 @@ def test_signal_saves_and_stops(kind, sig, code, world, straight, tmp_path):
     assert processes(lambda: train(kind, out, workers=1, **SETTINGS[kind]), world) == [0]*world
     same(result(out), straight(kind, world))
 
+@pytest.mark.parametrize('sig,code', [('SIGINT', 130), ('SIGTERM', 143)])
+def test_signal_to_the_loading_processes_too(sig, code, straight, tmp_path):
+    out, kill = tmp_path/'run', dict(where='loss', step=4, signal=sig, group=True)
+    assert processes(lambda: train('tagger', out, kill=kill, workers=2, **SETTINGS['tagger']), 1, tmp_path/'log') == [code]
+    assert 'Traceback' not in (tmp_path/'log').read_text() and RunFolder(out).latest().state['step'] in (4, 5)
+    assert processes(lambda: train('tagger', out, **SETTINGS['tagger'])) == [0]
+    same(result(out), straight('tagger', 1))
+
 def test_signal_while_validating_is_heeded_there(straight, tmp_path):
     out, kill = tmp_path/'run', dict(where='validate', step=6, signal='SIGTERM')
     assert processes(lambda: train('tagger', out, kill=kill, **SETTINGS['tagger'])) == [143]

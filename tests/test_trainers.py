@@ -13,7 +13,7 @@ from vaetag_nb.trainers.checkpoint import Checkpoint, RunFolder, locked
 from vaetag_nb.trainers.engine import Trainer
 from vaetag_nb.trainers.optim import Ema, applied, constant, cosine, linear, one_cycle
 from vaetag_nb.trainers.plan import PlanSampler, bucketed, fingerprint, sequential, shuffled
-from vaetag_nb.trainers.runtime import Means, NonFinite
+from vaetag_nb.trainers.runtime import Means, NonFinite, Stopped
 from vaetag_nb.trainers.task import Task, TensorSource
 
 torch.set_num_threads(1)
@@ -225,7 +225,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     with pytest.raises(VaetagError, match=r"the run has the modules \['net'\], this task \['G', 'D'\]"): trainer(Gan(n=46, batch=8), out, epochs=2).fit()
     class Wide(Tagger):
         def __init__(self): super().__init__(); self.net[4] = nn.Linear(16, 5)
-    with pytest.raises(VaetagError, match='does not fit the model: 4.weight has shape') as e: trainer(Wide(), out, epochs=2).fit()
+    with pytest.raises(VaetagError, match='does not fit the model: 4.bias has shape') as e: trainer(Wide(), out, epochs=2).fit()
     assert '\n' not in str(e.value)
     for n in (out/'checkpoints').iterdir(): write_json(n/'state.json', dict(format='lightning'))
     with pytest.raises(VaetagError, match='holds a run that has ended, without its checkpoints'): trainer(Tagger(), out).fit()
@@ -345,6 +345,20 @@ def test_a_signal_at_the_very_end_is_not_lost(tmp_path):
     task.save_best = lambda d, tr: signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt): t.fit()
     assert (tmp_path/'run/done.json').exists()             # the run has ended, what comes after it has not
+
+def test_stopped_and_gone_on_in_one_notebook(tmp_path):
+    task = Tagger(); t = trainer(task, tmp_path/'run', save_every='2 steps', ema=.9)
+    task.in_loss = lambda ctx: signal.raise_signal(signal.SIGINT) if ctx and ctx.step == 3 else None
+    with pytest.raises(Stopped, match=f'stopped by SIGINT after step 4; {tmp_path}/run: saved; the same command goes on from there'): t.fit()
+    task.in_loss = lambda ctx: None
+    straight = trainer(Tagger(), ema=.9).fit()
+    for x, y in zip(t.fit().task.parameters(), straight.task.parameters()): assert torch.equal(x, y)
+
+def test_two_callbacks_of_a_class_have_their_own_memory(tmp_path):
+    stops = lambda: [EarlyStop(9, 'val/loss'), EarlyStop(9, 'val/luck', 'max')]
+    a = stops(); trainer(Tagger(), tmp_path/'run', callbacks=a).fit()
+    b = stops(); trainer(Tagger(), tmp_path/'run', callbacks=b, epochs=2).load(RunFolder(tmp_path/'run').latest())
+    assert [c.best for c in a] == [c.best for c in b] and len({c.best for c in b}) == 2
 
 def test_a_run_in_another_thread():
     "A notebook server or a dashboard may train in a thread, where signals cannot be caught"

@@ -32,11 +32,10 @@ class Every:
         "Is it time, after an epoch?"
         return self.n > 0 and self.unit == 'epoch' and t.epoch % self.n == 0
 
-# %% ../../nbs/06_trainers/30_callbacks.ipynb #5b3ab588
-def brief(figures:dict, keys=None)->str:
+# %% ../../nbs/06_trainers/30_callbacks.ipynb #b19d7ba5
+def brief(figures:dict)->str:
     "Figures in one short line."
-    show = lambda v: f'{v:.4g}' if isinstance(v, float) else str(v)
-    return ' · '.join(f'{k} {show(figures[k])}' for k in (keys or figures) if k in figures)
+    return ' · '.join(f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in figures.items())
 
 class Progress:
     "A bar over the optimiser steps, with loss, rate and speed."
@@ -44,12 +43,13 @@ class Progress:
     def before_fit(self, t): self.bar = track(desc='train', total=t.total_steps, initial=t.step, unit='step')
     def after_step(self, t):
         self.bar.update()
-        if t.record: self.bar.set_postfix_str(brief(t.record, [*(k for k in t.record if k.startswith(('loss', 'lr'))), 'img_s']))
+        show = {k: v for k, v in (t.record or {}).items() if k.startswith(('loss', 'lr', 'img_s'))}
+        if show: self.bar.set_postfix_str(brief(show))
     def after_fit(self, t):
         if self.bar is not None: self.bar.close()
     def on_exception(self, t, e): self.after_fit(t)
 
-# %% ../../nbs/06_trainers/30_callbacks.ipynb #d1518928
+# %% ../../nbs/06_trainers/30_callbacks.ipynb #8c3cd180
 class Console:
     "One line at the start, after each epoch and at the end, on standard error and in `console.log`."
     order = 30
@@ -63,10 +63,15 @@ class Console:
         self.say(t, f'{t.run.path if t.run else "no run folder"}: {t.epochs} epochs, {t.total_steps} steps, '
                     f'{t.p.world} x {t.p.device.type}, precision {t.precision}; {at}')
     def after_epoch(self, t):
+        new = t.metrics if t.evaluated == t.step else {}
         best = ' · best so far' if t.best and t.best['step'] == t.step else ''
-        self.say(t, f'epoch {t.epoch}/{t.epochs} · step {t.step} · {brief({**t.summary, **(t.metrics if t.evaluated == t.step else {})})}{best}')
-    def on_exception(self, t, e): self.say(t, str(e) if isinstance(e, VaetagError) else f'step {t.step + 1}: {type(e).__name__}: {e}'.splitlines()[0])
-    def after_fit(self, t): self.say(t, f'done after step {t.step}' + (f' · best {t.best["metric"]} {t.best["value"]:.4g} of step {t.best["step"]}' if t.best else ''))
+        self.say(t, f'epoch {t.epoch}/{t.epochs} · step {t.step} · {brief({**t.summary, **new})}{best}')
+    def on_exception(self, t, e):
+        text = str(e) if isinstance(e, VaetagError) else f'step {t.step + 1}: {type(e).__name__}: {e}'
+        self.say(t, text.splitlines()[0])
+    def after_fit(self, t):
+        best = f" · best {t.best['metric']} {t.best['value']:.4g} of step {t.best['step']}" if t.best else ''
+        self.say(t, f'done after step {t.step}{best}')
 
 # %% ../../nbs/06_trainers/30_callbacks.ipynb #c227bf54
 class JsonlLogger:
@@ -90,13 +95,14 @@ class JsonlLogger:
     def state_dict(self): return dict(size=log_size(self.log) if self.log else 0)
     def load_state_dict(self, s): self.size = s['size']
 
-# %% ../../nbs/06_trainers/30_callbacks.ipynb #805552de
+# %% ../../nbs/06_trainers/30_callbacks.ipynb #11822c8c
 class TensorBoard:
     "Writes the same figures for TensorBoard, into `tensorboard/` of the run folder."
     order, w = 25, None
     def __init__(self):
         try: from torch.utils.tensorboard import SummaryWriter
-        except ImportError as e: raise VaetagError("TensorBoard is not installed: pip install 'vaetag_nb[tensorboard]'") from e
+        except ImportError as e:
+            raise VaetagError("TensorBoard is not installed: pip install 'vaetag_nb[tensorboard]'") from e
         self.Writer = SummaryWriter
     def before_fit(self, t):
         self.w = self.Writer(str(t.run.path/'tensorboard'), purge_step=t.step + 1) if t.run and t.p.main else None
@@ -123,7 +129,7 @@ def figure(t, name=None)->float:
     if name not in t.metrics: raise VaetagError(f'validation has no figure {name!r}.{nearest(name, t.metrics)}')
     return t.metrics[name]
 
-# %% ../../nbs/06_trainers/30_callbacks.ipynb #6a073887
+# %% ../../nbs/06_trainers/30_callbacks.ipynb #58c00eea
 class KeepBest:
     "Keeps the best weights, chosen by the task's `select`, as `best/`; without a validation, the last ones."
     order = 50
@@ -132,21 +138,21 @@ class KeepBest:
     def after_eval(self, t):
         if t.select is None or not t.metrics: return
         v = figure(t)
-        if better(t.task.goal, v, self.best and self.best['value']): self.keep(t, dict(step=t.step, epoch=t.epoch + t.at_end, metric=t.select, value=v))
+        if not better(t.task.goal, v, self.best and self.best['value']): return
+        self.best = t.best = dict(step=t.step, epoch=t.epoch + t.at_end, metric=t.select, value=v)
+        self.keep(t, self.best)
     def keep(self, t, best):
-        self.best = t.best = best
+        def write():
+            with atomic_dir(t.run.best) as d: t.task.save_best(d, t)
+            write_json(t.run.path/'best.json', best)
         if t.run:
-            with t.weights(): on_main(t.p, lambda: self.write(t, best))
-    def write(self, t, best):
-        with atomic_dir(t.run.best) as d: t.task.save_best(d, t)
-        write_json(t.run.path/'best.json', best)
+            with t.weights(): on_main(t.p, write)
     def after_fit(self, t):
-        if self.best is None and t.run:
-            with t.weights(): on_main(t.p, lambda: self.write(t, dict(step=t.step, epoch=t.epoch, metric=None, value=None)))
+        if self.best is None: self.keep(t, dict(step=t.step, epoch=t.epoch, metric=None, value=None))
     def state_dict(self): return dict(best=self.best)
     def load_state_dict(self, s): self.best = s['best']
 
-# %% ../../nbs/06_trainers/30_callbacks.ipynb #d1b76675
+# %% ../../nbs/06_trainers/30_callbacks.ipynb #ddea0453
 class EarlyStop:
     "Ends the run when a figure has not become better for `patience` validations."
     order = 60
@@ -155,12 +161,14 @@ class EarlyStop:
                  metric=None,   # name of the figure; the default is the task's `select`
                  goal=None,     # 'min' or 'max'; the default is the task's
                  margin=0.):    # an improvement is more than this
-        self.patience, self.metric, self.goal, self.margin, self.best, self.bad = patience, metric, goal, margin, None, 0
+        self.patience, self.metric, self.goal, self.margin = patience, metric, goal, margin
+        self.best, self.bad = None, 0
     def after_eval(self, t):
         v = figure(t, self.metric)
         if better(self.goal or t.task.goal, v, self.best, self.margin): self.best, self.bad = v, 0
         else: self.bad += 1
-        if self.bad >= self.patience: t.stop(f'{self.metric or t.select} has not become better than {self.best} in {self.bad} validations')
+        name = self.metric or t.select
+        if self.bad >= self.patience: t.stop(f'{name} has not become better than {self.best} in {self.bad} validations')
     def state_dict(self): return dict(best=self.best, bad=self.bad)
     def load_state_dict(self, s): self.best, self.bad = s['best'], s['bad']
 
@@ -198,7 +206,7 @@ class Checkpointer:
         if self.every.at_epoch(t) and t.epoch < t.epochs: self.save(t)
     def after_fit(self, t): self.save(t)
 
-# %% ../../nbs/06_trainers/30_callbacks.ipynb #30fd01ba
+# %% ../../nbs/06_trainers/30_callbacks.ipynb #0c9dcac9
 class Samples:
     "Saves the pictures of `task.samples(trainer)` under `samples/`."
     order = 70
@@ -207,8 +215,9 @@ class Samples:
         if not (t.run and t.p.main): return
         with t.weights(): pictures = t.task.samples(t)
         for name, img in pictures.items():
-            data = io.BytesIO(); img.save(data, 'PNG')
-            with atomic_file(t.run.samples/f"step_{t.step:08d}_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.png", 'wb') as f: f.write(data.getvalue())
+            data, plain = io.BytesIO(), re.sub(r'[^A-Za-z0-9.-]+', '_', name)
+            img.save(data, 'PNG')
+            with atomic_file(t.run.samples/f'step_{t.step:08d}_{plain}.png', 'wb') as f: f.write(data.getvalue())
     def after_step(self, t):
         if self.every.at_step(t): self.draw(t)
     def after_epoch(self, t):

@@ -5,27 +5,27 @@
 # %% auto #0
 __all__ = ['Trainer', 'to_cpu']
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #d4c0bbe4
+# %% ../../nbs/06_trainers/40_engine.ipynb #ce599430
 import contextlib, json, signal, time
 import psutil, torch, yaml
 from accelerate.utils import send_to_device
 from fastcore.basics import patch
 from .. import __version__
 from ..core.config import to_dict
-from ..core.errors import UsageError, VaetagError, nearest
+from ..core.errors import UsageError, VaetagError
 from ..core.io import to_json, write_json
 from ..core.progress import say
 from ..core.rng import seeded
 from .callbacks import Checkpointer, Console, Every, JsonlLogger, KeepBest, Progress
-from .checkpoint import (RunFolder, check_settings, load_module, load_optimizer, locked, optimizer_tree, recover,
+from .checkpoint import (RunFolder, check_settings, first_of, load_module, load_optimizer, locked, optimizer_tree, recover,
                                            write_checkpoint)
-from .optim import Ema, Part, applied, set_rates
+from .optim import Ema, Part, applied, one_of, set_rates
 from .plan import PlanSampler, fingerprint, sequential
 from .processes import Processes, copy_from_main, on_main, sum_gradients, sum_tensor
 from .runtime import Means, NonFinite, Signals, Stopped, pick_precision, switches
 from .task import Ctx, check_task, checkpoint_gradients, load_slices
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #8c8a93fd
+# %% ../../nbs/06_trainers/40_engine.ipynb #8455418e
 class Trainer:
     "Trains a `Task`: `Trainer(task, 'runs/a', epochs=3).fit()`."
     def __init__(self,
@@ -58,11 +58,13 @@ class Trainer:
         if accumulate < 1: raise UsageError(f'accumulate: {accumulate} is not at least 1')
         self.task, self.run, self.p = task, RunFolder(out) if out is not None else None, Processes(device)
         self.device, self.precision = self.p.device, pick_precision(precision, self.p.device)
-        self.accumulate, self.seed, self.max_grad_norm, self.workers, self.log_every = accumulate, seed, max_grad_norm, workers, log_every
-        self.eval_every, self.eval_first, self.switches = Every(eval_every), eval_first, (tf32, cudnn_benchmark, deterministic)
-        if self.eval_every.unit == 'minute': raise UsageError(f'eval_every: {eval_every}: a validation by the clock could not be repeated; give epochs or steps')
-        own = dict(seed=seed, epochs=epochs, steps=steps, accumulate=accumulate, precision=precision, max_grad_norm=max_grad_norm,
-                   ema=ema, ema_warmup=ema_warmup, eval_every=eval_every)
+        self.accumulate, self.seed, self.max_grad_norm, self.workers = accumulate, seed, max_grad_norm, workers
+        self.log_every, self.eval_every, self.eval_first = log_every, Every(eval_every), eval_first
+        self.switches = tf32, cudnn_benchmark, deterministic
+        if self.eval_every.unit == 'minute':
+            raise UsageError(f'eval_every: {eval_every}: a validation by the clock does not repeat; give epochs or steps')
+        own = dict(seed=seed, epochs=epochs, steps=steps, accumulate=accumulate, precision=precision,
+                   max_grad_norm=max_grad_norm, ema=ema, ema_warmup=ema_warmup, eval_every=eval_every)
         config = to_dict(config) if hasattr(config, '__dataclass_fields__') else config or {}
         self.settings = json.loads(to_json({**own, **config}))
         self.measure(epochs, steps)
@@ -70,12 +72,13 @@ class Trainer:
         usual = [Progress(), Console(), JsonlLogger(), KeepBest(), Checkpointer(save_every, keep_last, keep_every)]
         own_kind = lambda u: any(isinstance(c, type(u)) for c in callbacks)
         self.callbacks = sorted([*callbacks, *(u for u in usual if not own_kind(u))], key=lambda c: c.order)
-        self.step = self.epoch = self.batch = 0          # finished optimiser steps and epochs, and batches of the present epoch
+        self.step = self.epoch = self.batch = 0   # finished optimiser steps and epochs, batches of the present epoch
         self.evaluated, self.lr_factor, self.best, self.reason = -1, 1., None, None
         self.record, self.metrics, self.summary, self.interval, self.sofar = None, {}, {}, Means(), Means()
-        self.signals, self.bad, self.deferred, self.seen, self.clock = Signals(), None, self.device.type != 'cpu', 0, time.perf_counter()
+        self.signals, self.bad, self.deferred = Signals(), None, self.device.type != 'cpu'
+        self.seen, self.clock = 0, time.perf_counter()   # samples since when, for the speed
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #67bd43a3
+# %% ../../nbs/06_trainers/40_engine.ipynb #be43277a
 @patch
 def measure(self:Trainer, epochs, steps):
     "Find the length of an epoch and of the run."
@@ -93,7 +96,8 @@ def build(self:Trainer, ema, ema_warmup, ema_device, compile, gradient_checkpoin
     optims = self.task.optims(self.total_steps, self.per_epoch)
     check_task(self.task, optims)
     self.parts = {k: Part(*o) for k, o in optims.items()}
-    self.modules = {n: self.task.get_submodule(n) for n in dict.fromkeys(n for p in self.parts.values() for n in p.names)}
+    names = dict.fromkeys(n for p in self.parts.values() for n in p.names)
+    self.modules = {n: self.task.get_submodule(n) for n in names}
     self.all_params = list(dict.fromkeys(q for p in self.parts.values() for q in p.params))
     copy_from_main(self.p, [*(q for m in self.modules.values() for q in m.parameters()), *self.buffers()])
     averaged = self.modules if self.task.averaged is None else self.task.averaged
@@ -101,23 +105,28 @@ def build(self:Trainer, ema, ema_warmup, ema_device, compile, gradient_checkpoin
     self.select = self.task.select and (f'ema/{self.task.select}' if self.ema else self.task.select)
     self.scaler = torch.amp.GradScaler(self.device.type) if self.precision == 'fp16' else None
     if gradient_checkpointing: checkpoint_gradients(self.modules)
-    for m in self.modules.values() if compile else (): m.compile(**(dict(backend=compile) if isinstance(compile, str) else {}))
+    backend = dict(backend=compile) if isinstance(compile, str) else {}
+    for m in self.modules.values() if compile else (): m.compile(**backend)
 
 @patch
 def buffers(self:Trainer)->list:
     "The saved buffers of all modules that are trained."
     return [b for m in self.modules.values() for k, b in m.named_buffers() if k in m.state_dict()]
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #9bc8ccde
+# %% ../../nbs/06_trainers/40_engine.ipynb #f58b1a3b
 @patch
 def groups(self:Trainer):
     "Yield the batches of one optimiser step after the other, from the present position to the end of the run."
     sampler, group = PlanSampler(self.task.plan, self.p.rank, self.p.world, (self.epoch, self.batch), self.epochs), []
-    for s, batch in load_slices(self.task.source, sampler, self.workers, self.device.type == 'cuda'):
-        group.append((s, batch))
-        if len(group) == self.accumulate or s.batch + 1 == self.batches_per_epoch: yield group; group = []
+    try:
+        for s, batch in load_slices(self.task.source, sampler, self.workers, self.device.type == 'cuda'):
+            group.append((s, batch))
+            if len(group) == self.accumulate or s.batch + 1 == self.batches_per_epoch: yield group; group = []
+    except VaetagError:
+        if self.p.world == 1: self.heed_signal()   # a cluster that ends a job may signal the loading processes, too
+        raise
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #19a60d7a
+# %% ../../nbs/06_trainers/40_engine.ipynb #f2be8a74
 @patch
 def watch(self:Trainer, loss, norm):
     "Stop, or note, a step whose loss or gradient is not finite."
@@ -136,15 +145,16 @@ def check_finite(self:Trainer):
 @patch
 def non_finite(self:Trainer, step):
     "Raise a `NonFinite` that names the batch of a step."
-    first, batches = (step % self.per_epoch)*self.accumulate, self.task.plan(step//self.per_epoch)
-    names = [n for i in range(first, min(first + self.accumulate, len(batches))) for n in self.task.source.names(batches[i])]
-    last, more = self.run and self.run.latest(), f' and {len(names) - 8} more' if len(names) > 8 else ''
-    if self.run:
-        on_main(self.p, lambda: write_json(self.run.path/'nonfinite.json', dict(step=step + 1, epoch=step//self.per_epoch + 1, names=names)))
-    raise NonFinite(f"{self.run.path if self.run else 'training'}: step {step + 1}: the loss or its gradient is not finite; batch: "
-                    f"{', '.join(names[:8])}{more}; last good checkpoint: {last.path.name if last else 'none'}")
+    (epoch, group), batches = divmod(step, self.per_epoch), self.task.plan(step//self.per_epoch)
+    rows = range(group*self.accumulate, min((group + 1)*self.accumulate, len(batches)))
+    names = [n for i in rows for n in self.task.source.names(batches[i])]
+    last, told = self.run and self.run.latest(), dict(step=step + 1, epoch=epoch + 1, names=names)
+    if self.run: on_main(self.p, lambda: write_json(self.run.path/'nonfinite.json', told))
+    where, good = self.run.path if self.run else 'training', last.path.name if last else 'none'
+    raise NonFinite(f'{where}: step {step + 1}: the loss or its gradient is not finite; '
+                    f"batch: {first_of(names, 8, ', ')}; last good checkpoint: {good}")
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #cc206f89
+# %% ../../nbs/06_trainers/40_engine.ipynb #b7c053a7
 @patch
 def train_step(self:Trainer, group):
     "One step of every optimiser on one group of batches."
@@ -166,12 +176,14 @@ def train_step(self:Trainer, group):
 @patch
 def backward(self:Trainer, name, batch, ctx, share):
     "Add the gradients of one batch, weighted by its share of the step; returns its share of the figures."
-    with torch.autocast(self.device.type, torch.float16 if self.precision == 'fp16' else torch.bfloat16, self.precision != 'no'):
+    half = torch.float16 if self.precision == 'fp16' else torch.bfloat16
+    with torch.autocast(self.device.type, half, enabled=self.precision != 'no'):
         loss, logs = getattr(self.task, f'loss_{name}')(batch, ctx)
     if loss is None: return {}
-    weighted = loss*share
+    weighted = loss.float()*share
     (self.scaler.scale(weighted) if self.scaler else weighted).backward()
-    return {k: torch.as_tensor(v, device=self.device).detach().float()*share for k, v in {self.key('loss', name): loss, **logs}.items()}
+    number = lambda v: torch.as_tensor(v, device=self.device).detach().float()
+    return {k: number(v)*share for k, v in {self.key('loss', name): loss, **logs}.items()}
 
 @patch
 def update(self:Trainer, name, part, figures):
@@ -211,25 +223,27 @@ def summed(self:Trainer, shares):
     mine = torch.stack([sum(s[k] for s in shares if k in s) for k in names])
     return dict(zip(names, sum_tensor(self.p, mine).unbind()))
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #8ed83544
+# %% ../../nbs/06_trainers/40_engine.ipynb #0233fa5c
 @patch
 def read_record(self:Trainer):
     "The figures of a log point: means since the last one, rates, speed, memory."
     self.check_finite()
     rates = {self.key('lr', n): p.opt.param_groups[0]['lr'] for n, p in self.parts.items()}
-    memory = torch.cuda.max_memory_allocated(self.device) if self.device.type == 'cuda' else psutil.Process().memory_info().rss
-    scale = dict(loss_scale=self.scaler.get_scale()) if self.scaler else {}
-    figures, self.interval = self.interval.read(), Means()
+    cuda = self.device.type == 'cuda'
+    memory = torch.cuda.max_memory_allocated(self.device) if cuda else psutil.Process().memory_info().rss
     speed = self.seen/max(1e-9, time.perf_counter() - self.clock)
+    machine = dict(img_s=round(speed, 1), mem_mb=round(memory/2**20))
+    if self.scaler: machine['loss_scale'] = self.scaler.get_scale()
+    figures, self.interval = self.interval.read(), Means()
     self.restart_clock()
-    return dict(step=self.step, epoch=self.epoch + 1, **figures, **rates, img_s=round(speed, 1), mem_mb=round(memory/2**20), **scale)
+    return dict(step=self.step, epoch=self.epoch + 1, **figures, **rates, **machine)
 
 @patch
 def restart_clock(self:Trainer):
     "Measure the speed from now on."
     self.seen, self.clock = 0, time.perf_counter()
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #2e0677f1
+# %% ../../nbs/06_trainers/40_engine.ipynb #e2e5ac17
 @patch
 def train_mode(self:Trainer):
     "Training mode for what is trained, evaluation mode for all else."
@@ -239,10 +253,11 @@ def train_mode(self:Trainer):
 @patch
 @contextlib.contextmanager
 def weights(self:Trainer, averaged=True):
-    "Within the block the task is in evaluation mode, without gradients, with averaged weights if there are any and they are wanted."
+    "Within the block the task is in evaluation mode, without gradients, and with its averaged weights if it has any."
     self.task.eval()
     try:
-        with torch.no_grad(), seeded(self.seed, 'eval'), applied(self.ema) if self.ema and averaged else contextlib.nullcontext(): yield
+        with torch.no_grad(), seeded(self.seed, 'eval'):
+            with applied(self.ema) if self.ema and averaged else contextlib.nullcontext(): yield
     finally: self.train_mode()
 
 @patch
@@ -256,7 +271,7 @@ def evaluate(self:Trainer):
     self.emit('after_eval')
     self.restart_clock()
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #8c1997a4
+# %% ../../nbs/06_trainers/40_engine.ipynb #dee86752
 @patch
 def batches(self:Trainer,
             source,         # what is loaded
@@ -264,8 +279,8 @@ def batches(self:Trainer,
             workers=None):  # loading processes; the default is the run's
     "Yield `(slice, batch on the device)` of this process's share of a source, once through."
     if isinstance(plan, int): plan = sequential(len(source), plan)
-    sampler = PlanSampler(plan, self.p.rank, self.p.world)
-    for s, batch in load_slices(source, sampler, self.workers if workers is None else workers, self.device.type == 'cuda'):
+    sampler, workers = PlanSampler(plan, self.p.rank, self.p.world), self.workers if workers is None else workers
+    for s, batch in load_slices(source, sampler, workers, self.device.type == 'cuda'):
         if self.p.world == 1: self.heed_signal()
         if s.n: yield s, self.place(batch)
 
@@ -283,12 +298,13 @@ def emit(self:Trainer, event, *args):
 @patch
 def heed_signal(self:Trainer):
     "Stop if any process has seen a signal."
+    if self.reason or self.step == self.total_steps: return   # the run ends anyway
     seen = int(self.p.highest([self.signals.seen])[0])
     if not seen: return
-    at = f'{self.run.path}: saved; the same command goes on from there' if self.run else 'without a run folder nothing is saved'
-    raise Stopped(f'stopped by {signal.Signals(seen).name} after step {self.step}; {at}', seen)
+    then = f'{self.run.path}: saved; the same command goes on from there' if self.run else 'no run folder, nothing saved'
+    raise Stopped(f'stopped by {signal.Signals(seen).name} after step {self.step}; {then}', seen)
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #6e427b0c
+# %% ../../nbs/06_trainers/40_engine.ipynb #d21e3589
 def to_cpu(x):
     "A tree with its tensors on the CPU."
     if torch.is_tensor(x): return x.detach().cpu()
@@ -305,18 +321,26 @@ def plan_id(self:Trainer):
 def save(self:Trainer):
     "Write a checkpoint of the present step."
     self.check_finite()
-    extra = self.p.gather(to_cpu(self.task.state_dict_extra()))
-    state = dict(step=self.step, epoch=self.epoch, batch=self.batch, evaluated=self.evaluated, world=self.p.world, precision=self.precision,
+    state = dict(step=self.step, epoch=self.epoch, batch=self.batch, evaluated=self.evaluated,
                  plan=self.plan_id, settings=self.settings, modules=list(self.modules), optimizers=list(self.parts),
+                 world=self.p.world, precision=self.precision,
                  versions=dict(vaetag_nb=__version__, torch=torch.__version__))
-    memory = {type(c).__name__: c.state_dict() for c in self.callbacks if hasattr(c, 'state_dict')}
-    loop = dict(interval=self.interval.state(), sofar=self.sofar.state(), scaler=self.scaler and self.scaler.state_dict(), callbacks=memory)
     tensors = {n: m.state_dict() for n, m in self.modules.items()}
     if self.ema: tensors |= {f'{n}_ema': t for n, t in self.ema.shadow.items()}
     trees = {f'optim_{n}': optimizer_tree(p.opt, p.made) for n, p in self.parts.items()}
-    on_main(self.p, lambda: write_checkpoint(self.run.step(self.step), state, tensors, dict(trees, loop=loop, extra=extra)))
+    trees['extra'] = self.p.gather(to_cpu(self.task.state_dict_extra()))
+    trees['loop'] = dict(interval=self.interval.state(), sofar=self.sofar.state(),
+                         scaler=self.scaler and self.scaler.state_dict(),
+                         callbacks={n: c.state_dict() for n, c in self.remembering().items()})
+    on_main(self.p, lambda: write_checkpoint(self.run.step(self.step), state, tensors, trees))
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #93908f5c
+@patch
+def remembering(self:Trainer)->dict:
+    "The callbacks that have a state, by name: their class, and a number where there are several of it."
+    kinds = [(c, type(c).__name__) for c in self.callbacks if hasattr(c, 'state_dict')]
+    return {f'{n}.{i}' if (i := [k for _, k in kinds[:at]].count(n)) else n: c for at, (c, n) in enumerate(kinds)}
+
+# %% ../../nbs/06_trainers/40_engine.ipynb #1b7d65eb
 @patch
 def load(self:Trainer,
          ck,             # a `Checkpoint`
@@ -332,9 +356,10 @@ def load(self:Trainer,
     self.interval, self.sofar = Means(loop['interval']), Means(loop['sofar'])
     mine = extra[self.p.rank] if s['world'] == self.p.world else self.task.deal_extra(extra, self.p.rank, self.p.world)
     if mine is not None: self.task.load_state_dict_extra(mine)
-    for c in self.callbacks:
-        if type(c).__name__ in loop['callbacks']: c.load_state_dict(loop['callbacks'][type(c).__name__])
-    self.step, self.epoch, self.batch, self.evaluated, self.bad = s['step'], s['epoch'], s['batch'], s['evaluated'], None
+    for n, c in self.remembering().items():
+        if n in loop['callbacks']: c.load_state_dict(loop['callbacks'][n])
+    self.step, self.epoch, self.batch, self.evaluated = s['step'], s['epoch'], s['batch'], s['evaluated']
+    self.bad = None
 
 @patch
 def check_same(self:Trainer, s, override):
@@ -342,30 +367,34 @@ def check_same(self:Trainer, s, override):
     where = self.run.path
     changed = check_settings(s['settings'], self.settings, override, self.task.locked, where)
     if changed: say(f'{where}: overridden: ' + ', '.join(f'{k} {a!r} -> {b!r}' for k, (a, b) in changed.items()))
-    elif s['plan'] != self.plan_id: raise VaetagError(f'{where}: the training data are not those that this run was started with')
+    elif s['plan'] != self.plan_id:
+        raise VaetagError(f'{where}: the training data are not those that this run was started with')
     for k, mine in dict(modules=list(self.modules), optimizers=list(self.parts)).items():
         if s[k] != mine: raise VaetagError(f'{where}: the run has the {k} {s[k]}, this task {mine}')
     for k, a, b in (('processes', s['world'], self.p.world), ('precision', s['precision'], self.precision)):
         if a != b: say(f'{where}: {k} was {a}, now {b}; the run goes on, but not bit by bit as it would have')
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #28056adc
+# %% ../../nbs/06_trainers/40_engine.ipynb #54424e65
 @patch
 def begin(self:Trainer, resume, override):
     "Find out where the run stands; false if there is nothing left to do."
-    if resume not in ('auto', 'must', 'never'): raise UsageError(f"resume: {resume!r} is none of them.{nearest(resume, ('auto', 'must', 'never'))}")
+    one_of('resume', resume, ('auto', 'must', 'never'))
     self.reason = None
     if self.run is None: return self.step < self.total_steps
     on_main(self.p, lambda: recover(self.run))
     where, last, ended = self.run.path, *self.p.shared((self.run.latest(), self.run.ended()))
-    if last is None and ended: raise VaetagError(f'{where}: holds a run that has ended, without its checkpoints; use another folder')
-    if last is None and resume == 'must': raise VaetagError(f'{where}: no checkpoint to go on from')
-    if last and resume == 'never': raise VaetagError(f"{where}: holds a run (step {last.state['step']}); use another folder, or resume it")
+    def refuse(why): raise VaetagError(f'{where}: {why}')
+    if last is None and ended: refuse('holds a run that has ended, without its checkpoints; use another folder')
+    if last is None and resume == 'must': refuse('no checkpoint to go on from')
+    if last and resume == 'never': refuse(f"holds a run (step {last.state['step']}); use another folder, or resume it")
     if last: self.load(last, override)
-    if self.step > self.total_steps: raise VaetagError(f'{where}: the run has done {self.step} steps, more than the {self.total_steps} asked for; set more epochs')
+    if self.step > self.total_steps:
+        refuse(f'the run has done {self.step} steps, more than the {self.total_steps} asked for; set more epochs')
     if ended and self.total_steps <= ended['total_steps']:
-        text = f"{where}: nothing to do: the run ended after step {self.step} ({ended['reason']}); set more epochs to go on"
-        if resume == 'must': raise VaetagError(text)
-        say(text); return False
+        why = f"nothing to do: the run ended after step {self.step} ({ended['reason']}); set more epochs to go on"
+        if resume == 'must': refuse(why)
+        say(f'{where}: {why}')
+        return False
     on_main(self.p, lambda: self.run.open(yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True)))
     return True
 
@@ -378,7 +407,7 @@ def session(self:Trainer):
         stack.enter_context(self.signals); stack.enter_context(switches(*self.switches))
         yield
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #8994994d
+# %% ../../nbs/06_trainers/40_engine.ipynb #2d10d824
 @patch(as_prop=True)
 def at_end(self:Trainer):
     "Are all batches of the present epoch done?"
@@ -390,7 +419,8 @@ def eval_due(self:Trainer):
     if self.step == 0: return self.eval_first
     if self.step == self.total_steps: return True
     every = self.eval_every
-    return every.at_step(self) if every.unit != 'epoch' else bool(self.at_end and every.n and (self.epoch + 1) % every.n == 0)
+    if every.unit == 'step': return every.at_step(self)
+    return bool(self.at_end and every.n and (self.epoch + 1) % every.n == 0)
 
 @patch
 def wrap_up(self:Trainer):
@@ -410,7 +440,8 @@ def stop(self:Trainer, reason):
 def finish(self:Trainer):
     "The end of the run."
     self.emit('after_fit')
-    done = dict(step=self.step, epochs=self.epochs, total_steps=self.total_steps, reason=self.reason or 'all steps done')
+    reason = self.reason or 'all steps done'
+    done = dict(step=self.step, epochs=self.epochs, total_steps=self.total_steps, reason=reason)
     if self.run: on_main(self.p, lambda: write_json(self.run.done, done))
 
 @patch
@@ -420,11 +451,11 @@ def leave(self:Trainer, error):
     try: self.emit('on_exception', error)
     except VaetagError as e: say(e)      # such as a full disk: the first error is the one to be told
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #e11fbd72
+# %% ../../nbs/06_trainers/40_engine.ipynb #e068cca8
 @patch
 def fit(self:Trainer,
-        resume='auto',  # 'auto' goes on with an unfinished run, 'must' refuses to start a new one, 'never' refuses to go on
-        override=(),    # dotted names of settings that may differ from the checkpoint's, such as `optim.*`; `True` for all
+        resume='auto',  # 'auto' goes on with an unfinished run, 'must' starts no new one, 'never' goes on with none
+        override=(),    # dotted names of settings that may differ from the checkpoint's, as `optim.*`; `True` for all
         )->Trainer:
     "Train to the end, from where the run folder says."
     with self.session():
@@ -433,12 +464,12 @@ def fit(self:Trainer,
             self.train_mode(); self.restart_clock()
             self.emit('before_fit')
             self.wrap_up()
-            for group in self.groups() if self.step < self.total_steps else ():
-                self.train_step(group)
-                self.emit('after_step')
-                self.wrap_up()
-                if self.reason or self.step == self.total_steps: break
-                self.heed_signal()
+            with contextlib.closing(self.groups()) as groups:
+                while not self.reason and self.step < self.total_steps:
+                    self.train_step(next(groups))
+                    self.emit('after_step')
+                    self.wrap_up()
+                    self.heed_signal()
             self.finish()
         except BaseException as e: self.leave(e); raise
     return self

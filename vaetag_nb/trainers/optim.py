@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'warmup_steps', 'constant', 'linear', 'cosine', 'by_epoch', 'staircase', 'one_cycle', 'set_rates', 'Part',
-           'group_settings', 'schedule', 'Ema', 'applied']
+           'group_settings', 'one_of', 'schedule', 'Ema', 'applied']
 
 # %% ../../nbs/06_trainers/05_optim.ipynb #486bf29e
 import math
@@ -70,7 +70,7 @@ def one_cycle(total:int,          # optimiser steps of the run
         return f if betas is None else dict(lr=f, betas=(at(step, betas[1], betas[2], betas[1]), betas[0]))
     return factor
 
-# %% ../../nbs/06_trainers/05_optim.ipynb #e6140ff9
+# %% ../../nbs/06_trainers/05_optim.ipynb #95be4e2e
 def set_rates(opt,         # an optimiser
               bases:list,  # the rate of each of its groups at factor 1
               factor):     # number, or mapping with `lr` and values for the groups
@@ -94,17 +94,22 @@ def group_settings(opt)->list:
     "The settings of an optimiser's groups, without their parameters."
     return [{k: v for k, v in g.items() if k != 'params'} for g in opt.param_groups]
 
+# %% ../../nbs/06_trainers/05_optim.ipynb #da3212ad
 SCHEDULES = dict(constant=constant, cosine=cosine, linear=linear)
+
+def one_of(name:str, value, known):
+    "Raise a `UsageError` if the setting `name` is none of the `known` values."
+    if value not in known: raise UsageError(f"{name}: {value!r} is none of {', '.join(known)}.{nearest(value, known)}")
 
 def schedule(name:str,   # constant, cosine or linear
              total:int,  # optimiser steps of the run
              warmup=0,   # steps, or a fraction of the run if below 1
              **kw):      # `floor` of cosine and linear
     "The schedule of a configuration, by name."
-    if name not in SCHEDULES: raise UsageError(f'scheduler: {name!r} is not known.{nearest(name, SCHEDULES)}')
+    one_of('scheduler', name, SCHEDULES)
     return SCHEDULES[name](total, warmup, **kw)
 
-# %% ../../nbs/06_trainers/05_optim.ipynb #f438f9c0
+# %% ../../nbs/06_trainers/05_optim.ipynb #1fed22f7
 class Ema:
     "Moving averages of the weights of some modules."
     def __init__(self,
@@ -112,9 +117,10 @@ class Ema:
                  decay=.9999,      # weight of the old average in an update, once warmed up
                  warmup='power',   # 'power' (timm), 'ramp' (diffusion) or 'none'
                  device=None):     # where the averages live; `None` is with the module, 'cpu' spares device memory
-        if warmup not in ('power', 'ramp', 'none'): raise UsageError(f"ema warm-up: {warmup!r}.{nearest(warmup, ('power', 'ramp', 'none'))}")
+        one_of('ema warm-up', warmup, ('power', 'ramp', 'none'))
         self.modules, self.decay, self.warmup = modules, decay, warmup
-        self.shadow = {n: {k: v.detach().to(device or v.device, copy=True) for k, v in m.state_dict().items()} for n, m in modules.items()}
+        own = lambda v: v.detach().to(device or v.device, copy=True)
+        self.shadow = {n: {k: own(v) for k, v in m.state_dict().items()} for n, m in modules.items()}
 
     def decay_at(self, step:int): # number of this update, from 1
         "The decay of one update."
@@ -130,21 +136,24 @@ class Ema:
             now, kept = m.state_dict(), self.shadow[name]
             fixed = {k for k, _ in m.named_buffers() if k.rsplit('.', 1)[-1] not in ('running_mean', 'running_var')}
             moving = [k for k, v in kept.items() if k not in fixed and v.is_floating_point()]
-            if moving: torch._foreach_lerp_([kept[k] for k in moving], [now[k].to(kept[k].device) for k in moving], weight)
+            new = [now[k].to(kept[k].device) for k in moving]
+            if moving: torch._foreach_lerp_([kept[k] for k in moving], new, weight)
             for k in kept.keys() - set(moving): kept[k].copy_(now[k])
 
     def load(self, shadow:dict):
         "Take over the averages of a checkpoint, `{module: {key: tensor}}`."
         self.shadow = {n: {k: v.to(self.shadow[n][k].device) for k, v in t.items()} for n, t in shadow.items()}
 
-# %% ../../nbs/06_trainers/05_optim.ipynb #b6fa6aba
+# %% ../../nbs/06_trainers/05_optim.ipynb #ead52747
 @contextmanager
 def applied(ema:Ema):
     "Within the block the modules carry their averages; afterwards their own weights again."
     def exchange():
         with torch.no_grad():
             for n, m in ema.modules.items():
-                for k, v in m.state_dict().items(): own = v.clone(); v.copy_(ema.shadow[n][k]); ema.shadow[n][k].copy_(own)
+                for k, v in m.state_dict().items():
+                    own = v.clone()
+                    v.copy_(ema.shadow[n][k]); ema.shadow[n][k].copy_(own)
     exchange()
     try: yield
     finally: exchange()

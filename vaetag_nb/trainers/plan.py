@@ -27,7 +27,7 @@ class Chunks:
         if not -self.n <= i < self.n: raise IndexError(i)
         return self.order[i%self.n*self.size:(i%self.n + 1)*self.size]
 
-# %% ../../nbs/06_trainers/00_plan.ipynb #fb20fc0d
+# %% ../../nbs/06_trainers/00_plan.ipynb #f3b8a320
 def _rows(rows, batch_size):
     "`rows` as an array: a number stands for that many samples"
     rows = np.arange(rows, dtype=np.int32) if isinstance(rows, (int, np.integer)) else np.asarray(rows)
@@ -35,7 +35,7 @@ def _rows(rows, batch_size):
     if not len(rows): raise VaetagError('no samples: a plan needs at least one')
     return rows
 
-def shuffled(rows,              # number of samples, or int array of the indices (n,) or index tuples (n, columns) to use
+def shuffled(rows,              # number of samples, or int array of indices (n,) or of tuples of them (n, columns)
              batch_size:int,    # rows in a global batch, over all processes
              seed:int,          # the run's seed
              drop_last=False):  # leave out a shorter last batch

@@ -12,12 +12,12 @@ import torch.distributed as dist
 from accelerate import PartialState
 from ..core.errors import VaetagError
 
-# %% ../../nbs/06_trainers/15_processes.ipynb #d30b72e8
+# %% ../../nbs/06_trainers/15_processes.ipynb #bf23658e
 class Processes:
     "This process among those of the run; alone where `torchrun` did not start it."
     def __init__(self, device=None): # 'cpu', 'cuda', ...; `None` is the best there is
         gpu = torch.cuda.is_available() or torch.xpu.is_available()
-        state = PartialState(cpu=device == 'cpu' or not gpu)   # without `cpu`, two processes without GPUs would each be alone
+        state = PartialState(cpu=device == 'cpu' or not gpu)   # else, without a GPU, each would be alone
         self.rank, self.world = state.process_index, state.num_processes
         self.device = state.device if self.world > 1 else torch.device(device) if device else state.default_device
         if self.device.type == 'cuda' and self.device.index is not None: torch.cuda.set_device(self.device)

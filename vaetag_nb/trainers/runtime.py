@@ -5,29 +5,32 @@
 # %% auto #0
 __all__ = ['pick_precision', 'Means', 'Stopped', 'NonFinite', 'Signals', 'switches']
 
-# %% ../../nbs/06_trainers/35_runtime.ipynb #2ffa1a57
+# %% ../../nbs/06_trainers/35_runtime.ipynb #17067d10
 import os, signal, threading, time
 from contextlib import contextmanager
 import torch
-from ..core.errors import UsageError, VaetagError, nearest
+from ..core.errors import VaetagError
 from ..core.progress import say
+from .optim import one_of
 
-# %% ../../nbs/06_trainers/35_runtime.ipynb #ca64d4d3
+# %% ../../nbs/06_trainers/35_runtime.ipynb #521e095e
 def pick_precision(want:str,              # 'auto', 'no', 'bf16' or 'fp16'
                    device:torch.device,
                    )->str:                # 'no', 'bf16' or 'fp16'
     "The precision of the forward pass on `device`."
-    known = 'auto', 'no', 'bf16', 'fp16'
-    if want not in known: raise UsageError(f'precision: {want!r} is none of them.{nearest(want, known)}')
-    if want == 'fp16' and device.type != 'cuda': say(f'precision: fp16 needs a GPU; on {device.type} the run uses float32'); return 'no'
+    one_of('precision', want, ('auto', 'no', 'bf16', 'fp16'))
+    if want == 'fp16' and device.type != 'cuda':
+        say(f'precision: fp16 needs a GPU; on {device.type} the run uses float32')
+        return 'no'
     if want != 'auto': return want
     if device.type != 'cuda': return 'no'
     return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp16'
 
-# %% ../../nbs/06_trainers/35_runtime.ipynb #0e0efba6
+# %% ../../nbs/06_trainers/35_runtime.ipynb #8149cc96
 class Means:
     "Running means of named figures, on the device."
-    def __init__(self, state=None): self.sums, self.n = {}, dict((state or {}).get('n', {})); self.start = (state or {}).get('sums', {})
+    def __init__(self, state=None): # `state()` of the means that are gone on with
+        self.sums, self.n, self.start = {}, dict(state['n']) if state else {}, dict(state['sums']) if state else {}
     def add(self, figures:dict, n=1):
         "Add tensors, each with weight `n`."
         for k, v in figures.items():
@@ -42,7 +45,7 @@ class Means:
         s = self.state()
         return {k: v/s['n'][k] for k, v in s['sums'].items()}
 
-# %% ../../nbs/06_trainers/35_runtime.ipynb #133cd22b
+# %% ../../nbs/06_trainers/35_runtime.ipynb #1405df5d
 class Stopped(VaetagError):
     "The run was stopped by a signal, after saving."
     def __init__(self, text, signum): super().__init__(text); self.exit_code = 128 + signum
@@ -55,8 +58,8 @@ class Signals:
     def __init__(self): self.seen, self.at, self.before = 0, 0., {}
     def note(self, num, frame):
         if self.seen and time.monotonic() - self.at > 1: raise KeyboardInterrupt
-        if not self.seen: self.at = time.monotonic(); os.write(2, b'\nstopping after this step; once more stops at once, without saving\n')
-        self.seen = num
+        if not self.seen: os.write(2, b'\nstopping after this step; once more stops at once, without saving\n')
+        self.seen, self.at = num, self.at if self.seen else time.monotonic()
     def __enter__(self):
         self.seen = 0
         if threading.current_thread() is threading.main_thread():   # no other thread may have handlers
@@ -66,17 +69,19 @@ class Signals:
         for s, h in self.before.items(): signal.signal(s, h)
         if self.seen and kind is None: signal.raise_signal(self.seen)
 
-# %% ../../nbs/06_trainers/35_runtime.ipynb #17fecb9b
+# %% ../../nbs/06_trainers/35_runtime.ipynb #d08ac4de
 @contextmanager
 def switches(tf32=True,             # matrix products in TF32 on GPUs that have it
              cudnn_benchmark=False, # let cuDNN search for the fastest convolutions
              deterministic=False):  # only kernels that repeat exactly
     "Within the block torch's global switches are set; afterwards they are as before."
     c = torch.backends.cudnn
-    before = torch.get_float32_matmul_precision(), c.benchmark, torch.are_deterministic_algorithms_enabled(), c.deterministic
+    def turn(precision, repeat, *cudnn):
+        torch.set_float32_matmul_precision(precision); torch.use_deterministic_algorithms(repeat)
+        c.benchmark, c.deterministic = cudnn
+    repeats = torch.are_deterministic_algorithms_enabled()
+    before = torch.get_float32_matmul_precision(), repeats, c.benchmark, c.deterministic
     if deterministic: os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-    torch.set_float32_matmul_precision('high' if tf32 else 'highest')
-    torch.use_deterministic_algorithms(deterministic or before[2]); c.benchmark, c.deterministic = cudnn_benchmark, deterministic or before[3]
+    turn('high' if tf32 else 'highest', deterministic or repeats, cudnn_benchmark, deterministic or before[3])
     try: yield
-    finally:
-        torch.set_float32_matmul_precision(before[0]); torch.use_deterministic_algorithms(before[2]); c.benchmark, c.deterministic = before[1], before[3]
+    finally: turn(*before)

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SWITCHES', 'TensorSource', 'load_slices', 'Ctx', 'Task', 'check_task', 'checkpoint_gradients']
 
-# %% ../../nbs/06_trainers/10_task.ipynb #9c555b79
+# %% ../../nbs/06_trainers/10_task.ipynb #ab59cd30
 import signal
+from typing import NamedTuple
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from ..core.errors import VaetagError
@@ -27,18 +28,19 @@ class TensorSource:
     def get(self, epoch, indices): return {k: v[indices] for k, v in self.tensors.items()}
     def names(self, indices): return [str(self._names[i] if self._names is not None else i) for i in indices]
 
-# %% ../../nbs/06_trainers/10_task.ipynb #e7048062
+# %% ../../nbs/06_trainers/10_task.ipynb #d28a5406
+class _Failed(NamedTuple): text: str; exit_code: int
+
 class _Fetch(Dataset):
     def __init__(self, source): self.source = source
     def __len__(self): return len(self.source)
     def __getitem__(self, s):
         try: return s, self.source.get(s.epoch, s.indices)
-        except VaetagError as e: return s, e
+        except VaetagError as e: return s, _Failed(str(e), e.exit_code)
 
 def _as_it_is(x): return x
 
-def _leave_signals(worker):
-    for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.SIG_IGN)
+def _leave_interrupts(worker): signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 def load_slices(source,      # what is loaded
                 sampler,     # iterable of `Slice`
@@ -46,12 +48,19 @@ def load_slices(source,      # what is loaded
                 pin=False):  # page-locked memory, for a fast copy to a GPU
     "Yield `(slice, batch)` for every slice of `sampler`, in order."
     loader = DataLoader(_Fetch(source), sampler=sampler, batch_size=None, num_workers=workers, collate_fn=_as_it_is,
-                        pin_memory=pin, worker_init_fn=_leave_signals, generator=torch_rng(0, 'loader'))
-    for s, batch in loader:
-        if isinstance(batch, VaetagError): raise batch
+                        pin_memory=pin, worker_init_fn=_leave_interrupts, generator=torch_rng(0, 'loader'))
+    batches = iter(loader)
+    while True:
+        try: s, batch = next(batches)
+        except StopIteration: return
+        except RuntimeError as e:
+            if 'DataLoader worker' not in str(e): raise
+            why = str(e).splitlines()[0]
+            raise VaetagError(f'a loading process died; if memory ran out, set fewer workers than {workers}: {why}') from e
+        if isinstance(batch, _Failed): e = VaetagError(batch.text); e.exit_code = batch.exit_code; raise e
         yield s, batch
 
-# %% ../../nbs/06_trainers/10_task.ipynb #37c85fbf
+# %% ../../nbs/06_trainers/10_task.ipynb #7e38d137
 class Ctx:
     "What the losses of one batch may know, and may hand on to each other as attributes."
     def __init__(self,
@@ -82,31 +91,36 @@ class Task(nn.Module):
         "Write the present weights into `folder`, as what others shall use."
         for n, m in trainer.modules.items(): save_tensors(folder/f'{n}.safetensors', m.state_dict())
     def state_dict_extra(self):
-        "What a checkpoint must hold beside modules and optimisers (replay buffers): a tree, or `None`. Each process has its own."
+        "What a checkpoint must hold of this process beside modules and optimisers (replay buffers): a tree, or `None`."
         return None
-    def load_state_dict_extra(self, state): pass
+    def load_state_dict_extra(self, state):
+        "Take back what `state_dict_extra` gave."
     def deal_extra(self, states:list, rank:int, world:int):
         "The extra state of one process out of those of all processes of a run that had another number of them."
         return states[rank % len(states)]
 
-# %% ../../nbs/06_trainers/10_task.ipynb #53ba954e
+# %% ../../nbs/06_trainers/10_task.ipynb #8d186422
 def check_task(task, optims:dict):
     "Raise a `TypeError` that names what `task` lacks, given what its `optims` returned."
+    kind = type(task).__name__
     for k in ('source', 'plan'):
-        if getattr(task, k, None) is None: raise TypeError(f'{type(task).__name__} has no {k}')
+        if getattr(task, k, None) is None: raise TypeError(f'{kind} has no {k}')
     for name, (opt, _, modules) in optims.items():
-        if not callable(getattr(task, f'loss_{name}', None)): raise TypeError(f'{type(task).__name__} has an optimiser {name}, but no loss_{name}')
+        loss = f'loss_{name}'
+        if not callable(getattr(task, loss, None)): raise TypeError(f'{kind} has an optimiser {name}, but no {loss}')
         own = {id(p) for m in modules for p in task.get_submodule(m).parameters()}
         lost = sum(id(p) not in own for g in opt.param_groups for p in g['params'])
         if lost: raise TypeError(f'optimiser {name}: {lost} of its parameters are in none of its modules {modules}')
-    if task.goal not in ('min', 'max'): raise TypeError(f"{type(task).__name__}.goal is {task.goal!r}, not 'min' or 'max'")
+    if task.goal not in ('min', 'max'): raise TypeError(f"{kind}.goal is {task.goal!r}, not 'min' or 'max'")
 
-# %% ../../nbs/06_trainers/10_task.ipynb #ab69e44f
-SWITCHES = 'set_grad_checkpointing', 'enable_gradient_checkpointing', 'gradient_checkpointing_enable'   # timm, diffusers, transformers
+# %% ../../nbs/06_trainers/10_task.ipynb #541330f1
+# of timm, diffusers, transformers
+SWITCHES = 'set_grad_checkpointing', 'enable_gradient_checkpointing', 'gradient_checkpointing_enable'
 
 def checkpoint_gradients(modules:dict):
     "Switch gradient checkpointing on in the networks that can, by name; an error if none of them can."
     able = {n: next((s for s in SWITCHES if hasattr(m, s)), None) for n, m in modules.items()}
     for n, s in able.items():
         if s: getattr(modules[n], s)()
-    if not any(able.values()): raise VaetagError(f"gradient_checkpointing: none of {', '.join(modules)} has a switch for it; set it to false")
+    if not any(able.values()):
+        raise VaetagError(f"gradient_checkpointing: none of {', '.join(modules)} has a switch for it; set it to false")
