@@ -21,7 +21,7 @@ from ..core.rng import np_rng
 from .files import is_remote, open_bytes
 from .stratify import SideErrors, even_sizes, numbered, quality, side_sizes, stratify, units
 
-# %% ../../nbs/01_data/30_split.ipynb #6683f6c2
+# %% ../../nbs/01_data/30_split.ipynb #0055aa05
 def _size(path):
     "Bytes of a file, -1 where it cannot be opened"
     try:
@@ -45,13 +45,14 @@ def same_content(paths,        # files, local or remote
         size = np.fromiter(pool.map(_size, paths, chunksize=256), np.int64, len(paths))
         found, inverse, count = np.unique(size, return_inverse=True, return_counts=True)
         maybe = np.flatnonzero((count[inverse] > 1) & (size > 0))
-        digests = list(track(pool.map(lambda i: _digest(paths[i]), maybe), 'comparing files', len(maybe), 'file', leave=False))
+        digests = pool.map(lambda i: _digest(paths[i]), maybe)
+        digests = list(track(digests, 'comparing files', len(maybe), 'file', leave=False))
     code = np.where(size > 0, np.arange(len(paths)), -1)
     seen = {}
     for i, d in zip(maybe, digests): code[i] = -1 if d is None else seen.setdefault(d, i)
     return code
 
-# %% ../../nbs/01_data/30_split.ipynb #cd192ae7
+# %% ../../nbs/01_data/30_split.ipynb #a1225c76
 def _column(table, name, key):
     values = getattr(table, name, None)
     if values is None or isinstance(values, str) or not hasattr(values, '__len__') or len(values) != len(table):
@@ -68,15 +69,16 @@ def group_codes(table, key:str)->np.ndarray: # int64 per record, -1: in no group
 
 def group_records(table, group_by, order)->np.ndarray: # int64 per record, numbered by first in `order`
     "Records that are linked under any of the keys, directly or through others, get one number."
-    n, code, rows = len(table), [], []
+    n, rows, nodes = len(table), [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    size = n  # a node per record, and one per value of each key
     for key in group_by:
         c = group_codes(table, key)
-        rows.append(np.flatnonzero(c >= 0))
-        code.append(np.unique(c[rows[-1]], return_inverse=True)[1] + (code[-1].max()+1 if code and len(code[-1]) else 0))
-    if not rows: return numbered(np.arange(n), order)
-    rows, code = np.concatenate(rows), np.concatenate(code)
-    size = n + (int(code.max())+1 if len(code) else 0)
-    links = sp.csr_matrix((np.ones(len(rows), bool), (rows, n+code)), (size, size))
+        at = np.flatnonzero(c >= 0)
+        values, code = np.unique(c[at], return_inverse=True)
+        rows.append(at); nodes.append(size+code)
+        size += len(values)
+    rows, nodes = np.concatenate(rows), np.concatenate(nodes)
+    links = sp.csr_matrix((np.ones(len(rows), bool), (rows, nodes)), (size, size))
     return numbered(sp.csgraph.connected_components(links, directed=False)[1][:n], order)
 
 # %% ../../nbs/01_data/30_split.ipynb #1d1c1b29
@@ -121,7 +123,7 @@ def _stratified(draw):
 
 METHODS = dict(stratified=_stratified, random=_random, hash=_hash, modulo=_modulo, column=_stratified)
 
-# %% ../../nbs/01_data/30_split.ipynb #1f96e5eb
+# %% ../../nbs/01_data/30_split.ipynb #594d0887
 @dataclass(eq=False)
 class Split:
     "The side of every record and how it was drawn."
@@ -138,13 +140,16 @@ class Split:
     def __len__(self): return len(self.ids)
 
     @cached_property
-    def order(self): return np.array(sorted(range(len(self.ids)), key=self.ids.__getitem__), np.int64)  # byte order of UTF-8
+    def order(self):
+        "The records in byte order of their ids"
+        return np.array(sorted(range(len(self.ids)), key=self.ids.__getitem__), np.int64)
 
     @cached_property
     def fingerprint(self)->str:
         "SHA-256 of the settings and of every id with its side, 64 hex digits."
-        head = f'vaetag-split/1\nmethod={self.method}\nseed={self.seed}\nval={self.val:.6f}\ntest={self.test:.6f}\ngroup={",".join(self.group_by)}\n'
-        h = hashlib.sha256(head.encode())
+        head = ['vaetag-split/1', f'method={self.method}', f'seed={self.seed}', f'val={self.val:.6f}', f'test={self.test:.6f}',
+                f'group={",".join(self.group_by)}']
+        h = hashlib.sha256(''.join(f'{l}\n' for l in head).encode())
         h.update(''.join(f'{self.ids[i]}\t{self.side[i]}\n' for i in self.order).encode('utf-8', 'surrogatepass'))
         return h.hexdigest()
 
@@ -153,7 +158,7 @@ class Split:
         "Number of records per side."
         return {s: int((self.side == s).sum()) for s in SIDES}
 
-# %% ../../nbs/01_data/30_split.ipynb #293f4968
+# %% ../../nbs/01_data/30_split.ipynb #2647e81b
 _SCHEMA = dict(id='string', split='string', group='int64')
 
 @patch
@@ -161,38 +166,43 @@ def write(self:Split, path):
     "Write `split.parquet` (id, split, group; settings, fingerprint and quality in the metadata), atomically."
     import pyarrow as pa, pyarrow.parquet as pq
     o = self.order
-    t = pa.table([[self.ids[i] for i in o], self.side[o].tolist(), self.group[o]], pa.schema([(k, getattr(pa, v)()) for k, v in _SCHEMA.items()]))
-    meta = dict(method=self.method, seed=str(self.seed), val=repr(self.val), test=repr(self.test), group_by=','.join(self.group_by),
-                fingerprint=self.fingerprint, quality=to_json(self.quality, None))
+    schema = pa.schema([(k, getattr(pa, v)()) for k, v in _SCHEMA.items()])
+    t = pa.table([[self.ids[i] for i in o], self.side[o].tolist(), self.group[o]], schema)
+    meta = dict(method=self.method, seed=str(self.seed), val=repr(self.val), test=repr(self.test),
+                group_by=','.join(self.group_by), fingerprint=self.fingerprint, quality=to_json(self.quality, None))
     with atomic_file(path, 'wb') as f: pq.write_table(t.replace_schema_metadata(meta), f, compression='zstd')
 
 @patch(cls_method=True)
 def read(cls:Split, path):
     "The split in a `split.parquet`; one that was changed by hand is refused."
     df, meta = read_parquet(path)
-    lack = [k for k in _SCHEMA if k not in df] + [k for k in ('method', 'seed', 'val', 'test', 'group_by', 'fingerprint') if k not in meta]
+    needed = ('method', 'seed', 'val', 'test', 'group_by', 'fingerprint')
+    lack = [k for k in _SCHEMA if k not in df] + [k for k in needed if k not in meta]
     if lack: raise VaetagError(f'{path}: not a split file: it lacks {", ".join(lack)}')
-    split = cls([str(i) for i in df.id], df.split.to_numpy(object).astype('<U5'), df.group.to_numpy(np.int64), str(meta['method']), int(meta['seed']),
-                float(meta['val']), float(meta['test']), tuple(filter(None, str(meta['group_by']).split(','))), meta.get('quality') or {})
-    if split.fingerprint != meta['fingerprint']: raise VaetagError(f'{path}: changed after it was written (the fingerprint does not fit); make a new split')
+    keys = tuple(filter(None, str(meta['group_by']).split(',')))
+    split = cls([str(i) for i in df.id], df.split.to_numpy(object).astype('<U5'), df.group.to_numpy(np.int64), str(meta['method']),
+                int(meta['seed']), float(meta['val']), float(meta['test']), keys, meta.get('quality') or {})
+    if split.fingerprint != meta['fingerprint']:
+        raise VaetagError(f'{path}: changed after it was written (the fingerprint does not fit); make a new split')
     return split
 
-# %% ../../nbs/01_data/30_split.ipynb #91288358
+# %% ../../nbs/01_data/30_split.ipynb #fff41e63
 @patch
 def sides_of(self:Split, ids)->np.ndarray:
     "The side of each of `ids`; unknown ones are an error."
     row = pd.Index(self.ids).get_indexer(pd.Index(list(ids), dtype=object))
     new = np.flatnonzero(row < 0)
     if len(new):
-        raise VaetagError(f'{len(new)} of {len(row)} records are not in the split, first: {", ".join(str(ids[i]) for i in new[:3])}; '
-                          'place them with --extend')
+        first = ', '.join(str(ids[i]) for i in new[:3])
+        raise VaetagError(f'{len(new)} of {len(row)} records are not in the split, first: {first}; place them with --extend')
     return self.side[row]
 
 @patch
 def _repr_html_(self:Split):
     "Sizes, and how far the tags are from their shares, beside a random split"
-    rows = [{'side': s, 'records': self.sizes[s]} | {f'{k} {m}'.strip(): v for m, q in (('', self.quality), ('(random)', self.quality.get('random', {})))
-            for k, v in (q.get(s) or {}).items() if k != 'images'} for s in SIDES]
+    both = (('', self.quality), (' (random)', self.quality.get('random', {})))
+    rows = [{'side': s, 'records': self.sizes[s]} | {k+which: v for which, q in both for k, v in (q.get(s) or {}).items() if k != 'images'}
+            for s in SIDES]
     return pd.DataFrame(rows).to_html(index=False, na_rep='', float_format='{:.3g}'.format)
 
 def apply(table, split:Split):
@@ -202,7 +212,7 @@ def apply(table, split:Split):
     if gone > 0: say(f'split: {gone} of its {len(split)} records are not in the data')
     return table.with_columns(split=side)
 
-# %% ../../nbs/01_data/30_split.ipynb #ae351dc9
+# %% ../../nbs/01_data/30_split.ipynb #a37f85d6
 @dataclass
 class Draw:
     "What the methods look at: the records in the table's order"
@@ -220,12 +230,12 @@ def _check(method, val, test, no_val):
     if not (0 <= val and 0 <= test and val+test < 1):
         raise UsageError(f'split: val {val:g} and test {test:g}: both must be 0 or more, and leave something to train on')
     if val == 0 and not no_val and method != 'column':
-        raise UsageError('split: val is 0, and val is what chooses the checkpoint and the thresholds; if that is meant, say --no-val')
+        raise UsageError('split: val is 0, and val chooses the checkpoint and the thresholds; if that is meant, say --no-val')
 
 def _check_sizes(found, ratios, n, what='records'):
     if any(r > 0 and not k for r, k in zip(ratios, found)):
-        raise VaetagError(f'split: {n} {what} give {", ".join(f"{s} {k}" for s, k in zip(SIDES, found))}; a side of {what} needs a share of '
-                          f'at least {np.ceil(1e4/max(n, 1))/1e4:g}')
+        sizes = ', '.join(f'{s} {k}' for s, k in zip(SIDES, found))
+        raise VaetagError(f'split: {n} {what} give {sizes}; a side of {what} needs a share of at least {np.ceil(1e4/max(n, 1))/1e4:g}')
 
 def _settle(group, fixed, ids):
     "A record's given side becomes its group's; two different ones in a group are an error"
@@ -234,8 +244,8 @@ def _settle(group, fixed, ids):
     torn = np.flatnonzero((high >= 0) & (low < high))
     if len(torn):
         a, b = (ids[np.flatnonzero((group == torn[0]) & (fixed == f[torn[0]]))[0]] for f in (low, high))
-        raise VaetagError(f'split: {len(torn)} groups have records on two sides, first: {a} is {SIDES[low[torn[0]]]}, {b} is {SIDES[high[torn[0]]]}; '
-                          'group by less, or draw a new split')
+        raise VaetagError(f'split: {len(torn)} groups have records on two sides, first: {a} is {SIDES[low[torn[0]]]}, '
+                          f'{b} is {SIDES[high[torn[0]]]}; group by less, or draw a new split')
     return high[group]
 
 def _given(table, method, extend)->np.ndarray: # side number per record, -1: to be drawn
@@ -245,7 +255,8 @@ def _given(table, method, extend)->np.ndarray: # side number per record, -1: to 
         if table.split is None: raise VaetagError('split: method column needs a table with a column `split`')
         words = np.array([None if pd.isna(x) or x == '' else x for x in table.split], object)
         odd = next((x for x in words if x is not None and x not in SIDES), None)
-        if odd is not None: raise VaetagError(f'split: the column `split` holds {str(odd)!r}; it may hold {", ".join(SIDES)} or nothing')
+        if odd is not None:
+            raise VaetagError(f'split: the column `split` holds {str(odd)!r}; it may hold {", ".join(SIDES)} or nothing')
     fixed = np.array([-1 if x is None else SIDES.index(x) for x in words], np.int64)
     if extend is not None:
         row = pd.Index(extend.ids).get_indexer(pd.Index(list(table.ids), dtype=object))
@@ -253,13 +264,13 @@ def _given(table, method, extend)->np.ndarray: # side number per record, -1: to 
         fixed = np.where(old >= 0, old, fixed)
     return fixed
 
-# %% ../../nbs/01_data/30_split.ipynb #ce459582
+# %% ../../nbs/01_data/30_split.ipynb #5b35a762
 def make(table,                   # records: `ids`, `labels`, and what the keys need (`paths`, `group`, columns)
          method:str='stratified', # stratified, random, hash, modulo or column
          val:float=.1,            # share
          test:float=.1,           # share
          seed:int=0,
-         group_by=None,           # keys of records that belong together (see `group_codes`); default: sha256, and group if there is one
+         group_by=None,           # keys of records that belong together; default: sha256, and group if there is one
          no_val:bool=False,       # whether `val=0` is meant
          extend:Split|None=None,  # a split whose records keep their sides
          )->Split: # in the order of the table
@@ -274,14 +285,16 @@ def make(table,                   # records: `ids`, `labels`, and what the keys 
     twice = pd.Index(ids)[pd.Index(ids).duplicated()]
     if len(twice): raise VaetagError(f'split: {len(twice)} ids occur twice, first: {twice[0]}')
     order = np.array(sorted(range(n), key=ids.__getitem__), np.int64)
-    group, sizes, drawn = group_records(table, group_by, order), side_sizes(n, ratios), method in ('stratified', 'random')
+    group, sizes = group_records(table, group_by, order), side_sizes(n, ratios)
+    drawn = method in ('stratified', 'random')
     if drawn: _check_sizes(sizes, ratios, n)
     fixed = _settle(group, _given(table, method, extend), ids)
     draw = Draw(ids, table.labels, group, order, fixed, ratios, sizes, seed)
     if method == 'column' and (fixed >= 0).all(): side = fixed
     else: side = np.where(fixed >= 0, fixed, METHODS[method](draw))
     if drawn: _check_sizes(np.bincount(side, minlength=3), ratios, group.max()+1, 'groups')
-    return Split(ids, np.array(SIDES)[side], group, method, int(seed), float(val), float(test), group_by, _report(draw, side))
+    report = _report(draw, side)
+    return Split(ids, np.array(SIDES)[side], group, method, int(seed), float(val), float(test), group_by, report)
 
 def _report(draw, side):
     "Quality of the split, and of a random one with sides of the same sizes"
@@ -292,7 +305,7 @@ def _report(draw, side):
     return dict(by_side(side), groups=int(draw.group.max()+1), largest_group=int(np.bincount(draw.group).max()),
                 wanted=dict(zip(SIDES, draw.sizes.tolist())), random=by_side(chance))
 
-# %% ../../nbs/01_data/30_split.ipynb #4abe39a3
+# %% ../../nbs/01_data/30_split.ipynb #a1fb2f62
 def _settings(s): return dict(method=s.method, val=s.val, test=s.test, seed=s.seed, group_by=s.group_by)
 
 def _kept(new, old):
@@ -300,7 +313,8 @@ def _kept(new, old):
     gone = np.flatnonzero(pd.Index(new.ids).get_indexer(pd.Index(old.ids)) < 0)
     if not len(gone): return new
     number = numbered(old.group[gone]) + new.group.max()+1
-    return Split([*new.ids, *(old.ids[i] for i in gone)], np.r_[new.side, old.side[gone]], np.r_[new.group, number], quality=new.quality, **_settings(new))
+    ids = [*new.ids, *(old.ids[i] for i in gone)]
+    return Split(ids, np.r_[new.side, old.side[gone]], np.r_[new.group, number], quality=new.quality, **_settings(new))
 
 def ensure(path,              # the split file
            table,             # records
@@ -313,9 +327,9 @@ def ensure(path,              # the split file
         split.write(path)
         return split
     split = Split.read(path)
-    if isinstance(by := settings.get('group_by'), str): settings['group_by'] = (by,)
-    other = {k: v for k, v in settings.items() if v is not None and k in _settings(split) and (tuple(v) if k == 'group_by' else v) != _settings(split)[k]}
-    if other: say(f'{path}: an existing split is used as it is, although other settings are asked for: {", ".join(f"{k}={v}" for k, v in other.items())}')
+    if isinstance(by := settings.get('group_by'), (str, list)): settings['group_by'] = (by,) if isinstance(by, str) else tuple(by)
+    other = [f'{k}={settings[k]}' for k, v in _settings(split).items() if settings.get(k) is not None and settings[k] != v]
+    if other: say(f'{path}: an existing split is used as it is, although other settings are asked for: {", ".join(other)}')
     if extend and (pd.Index(split.ids).get_indexer(pd.Index(list(table.ids), dtype=object)) < 0).any():
         split = _kept(make(table, extend=split, no_val=True, **_settings(split)), split)
         split.write(path)

@@ -181,13 +181,13 @@ def exchange(o:SideErrors, # changed in place
                 moved += o.move(pairs, np.broadcast_to([b, a], pairs.shape))
         if not moved: break
 
-# %% ../../nbs/01_data/25_stratify.ipynb #65b46eaf
+# %% ../../nbs/01_data/25_stratify.ipynb #13d8bc4e
 def _carriers(A, c):
     "The units that carry tag `c`"
     return np.unique(np.searchsorted(A.indptr, np.flatnonzero(A.indices == c), 'right')-1)
 
 def _bring(o, free, c, k, wanted):
-    "Exchange one unit with tag `c` into side `k`, if that takes no other tag's last image away; whether it was possible"
+    "Exchange one unit with tag `c` into side `k`, unless another tag would lose its last image; whether it was possible"
     last = (wanted & (np.rint(o.E+o.share) == 1))[:-1].astype(float)
     u = np.intersect1d(_carriers(o.A, c), free)
     u = u[(o.A[u]@last)[np.arange(len(u)), o.side[u]] == 0]
@@ -245,7 +245,7 @@ def stratify(labels:sp.csr_matrix, # images x tags; a tag is there where the val
     cover(o, free)
     return use[o.side][unit]
 
-# %% ../../nbs/01_data/25_stratify.ipynb #e6c2e43d
+# %% ../../nbs/01_data/25_stratify.ipynb #f7d2b267
 def quality(labels:sp.csr_matrix, # images x tags
             side,                 # side per image
             ratios,               # share of each side
@@ -253,7 +253,8 @@ def quality(labels:sp.csr_matrix, # images x tags
     "Per side, how far the number of images per tag is from its share: images, relative, and tags with none at all."
     ratios, k = np.asarray(ratios, float)/np.sum(ratios), len(ratios)
     count = np.zeros((labels.shape[1], k))
-    for s in range(0, len(side), 65536): count += (labels[s:s+65536] > 0).astype(np.float32).T@np.eye(k)[side[s:s+65536]]
+    for s in range(0, len(side), 65536):
+        count += (labels[s:s+65536] > 0).astype(np.float32).T@np.eye(k)[side[s:s+65536]]
     n = count.sum(1); count, n = count[n > 0], n[n > 0]
     share = n[:, None]*ratios
     off = abs(count-share)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np, torch
 from ..core.errors import VaetagError
 
-# %% ../../nbs/07_eval/00_curves.ipynb #a90582da
+# %% ../../nbs/07_eval/00_curves.ipynb #2d3747d7
 def as_array(x, half=False):
     "A 2-D numpy array of a tensor or array: float32, or float16 where it is so and `half`."
     if torch.is_tensor(x):
@@ -41,11 +41,16 @@ def checked(scores,     # N x C in [0, 1]; float16 stays float16
     y = targets.cpu().numpy() if torch.is_tensor(targets) and targets.dtype == torch.bool else targets
     sure = isinstance(y, np.ndarray) and y.dtype == bool and y.ndim == 2
     y = y if sure else as_array(y)
-    if s.shape != y.shape: raise VaetagError(f'scores are {" x ".join(map(str, s.shape))}, targets {" x ".join(map(str, y.shape))}')
-    if names is not None and s.shape[1] != len(names): raise VaetagError(f'{s.shape[1]} scores per image, but {len(names)} tags')
+    by = lambda x: ' x '.join(map(str, x.shape))
+    if s.shape != y.shape: raise VaetagError(f'scores are {by(s)}, targets {by(y)}')
+    if names is not None and s.shape[1] != len(names):
+        raise VaetagError(f'{s.shape[1]} scores per image, but {len(names)} tags')
     known = np.ones(s.shape, bool) if sure else ~np.isnan(y)
-    if mask is not None: known &= np.broadcast_to((mask.cpu().numpy() if torch.is_tensor(mask) else np.asarray(mask)).astype(bool), s.shape)
-    if s.size and s.view(f'u{s.itemsize}').max() > s.dtype.type(1).view(f'u{s.itemsize}'):  # as integers: a fast first look
+    if mask is not None:
+        mask = np.asarray(mask.cpu() if torch.is_tensor(mask) else mask)
+        known &= np.broadcast_to(mask.astype(bool), s.shape)
+    bits = f'u{s.itemsize}'
+    if s.size and s.view(bits).max() > s.dtype.type(1).view(bits):  # as integers: a fast first look
         bad = ~((s >= 0) & (s <= 1)) & known
         if bad.any(): _cell(bad, s, 'score', rows, names)
     if sure: return s, y if mask is None else y & known, known
@@ -53,7 +58,7 @@ def checked(scores,     # N x C in [0, 1]; float16 stays float16
     if bad.any(): _cell(bad, y, 'target', rows, names)
     return s, (y >= .5) & known, known
 
-# %% ../../nbs/07_eval/00_curves.ipynb #fe1bbb08
+# %% ../../nbs/07_eval/00_curves.ipynb #e4f41cec
 class Curve(NamedTuple):
     "What is accepted at each score that a positive has, from the highest to the lowest."
     score: np.ndarray # float32, descending
@@ -66,7 +71,8 @@ class Curve(NamedTuple):
     @property
     def ap(self):
         "Average precision: the sum over scores of recall gained x precision; NaN without positives"
-        return float((np.diff(self.tp, prepend=0)*(self.tp/self.n)).sum()/self.positives) if self.positives else float('nan')
+        if not self.positives: return float('nan')
+        return float((np.diff(self.tp, prepend=0)*(self.tp/self.n)).sum()/self.positives)
 
     @property
     def f1(self): return 2*self.tp/(self.n+self.positives)
@@ -85,7 +91,8 @@ def unpack(keys):
     "(scores as float32, whether positive, whether known) of packed cells"
     known = keys != np.iinfo(keys.dtype).max
     bits = np.where(known, keys, 0) >> keys.dtype.type(1)
-    return bits.view(np.float16 if keys.dtype == np.uint16 else np.float32).astype(np.float32), known & (keys & 1).astype(bool), known
+    scores = bits.view(np.float16 if keys.dtype == np.uint16 else np.float32).astype(np.float32)
+    return scores, known & (keys & 1).astype(bool), known
 
 def histogram(keys)->np.ndarray: # counts, [negative, positive] x score
     "How often each packed float16 score occurs, known cells only."
@@ -126,7 +133,7 @@ def curve(keys)->Curve:
     "The curve of the packed scores of one tag, or of many tags taken together."
     return curve_of_histogram(histogram(keys)) if keys.dtype == np.uint16 else curve_of_sorted(in_order(keys))
 
-# %% ../../nbs/07_eval/00_curves.ipynb #b368e862
+# %% ../../nbs/07_eval/00_curves.ipynb #2f9ecbf7
 def default_threads(): return max(1, min(4, os.cpu_count() or 1))
 
 class ExactScores:
@@ -156,7 +163,8 @@ class ExactScores:
         tags = np.arange(self.tags) if tags is None else np.asarray(tags)
         whole = len(tags) == self.tags
         def work(s): return f(self.columns(slice(s, s+block) if whole else tags[s:s+block]))
-        with ThreadPoolExecutor(threads or default_threads()) as pool: return list(pool.map(work, range(0, len(tags), block)))
+        with ThreadPoolExecutor(threads or default_threads()) as pool:
+            return list(pool.map(work, range(0, len(tags), block)))
 
     def map(self, f, tags=None, threads=None)->list:
         "`f(packed cells of a tag)` for each of `tags`, in order."
@@ -166,7 +174,8 @@ class ExactScores:
         "`f(packed cells of a tag, its number)` for all tags."
         numbers = np.array_split(np.arange(self.tags), max(1, -(-self.tags//64)))
         def work(n): return [f(k, c) for k, c in zip(self.columns(slice(n[0], n[-1]+1)), n)] if len(n) else []
-        with ThreadPoolExecutor(threads or default_threads()) as pool: return [x for xs in pool.map(work, numbers) for x in xs]
+        with ThreadPoolExecutor(threads or default_threads()) as pool:
+            return [x for xs in pool.map(work, numbers) for x in xs]
 
     def curves(self, tags=None, threads=None)->list: return self.map(curve, tags, threads)
 
@@ -183,10 +192,11 @@ def average_precision(scores, targets, mask=None, threads=None):
     ap = np.array([c.ap for c in exact.curves(threads=threads)])
     return float(ap[0]) if np.ndim(scores) == 1 else ap
 
-# %% ../../nbs/07_eval/00_curves.ipynb #2b53544e
-EDGES = np.r_[0, 1e-6*10**(3*np.arange(1, 150)/150), np.arange(1, 1001)/1000].astype(np.float32) # lower edge of each bin
+# %% ../../nbs/07_eval/00_curves.ipynb #93fce92c
+EDGES = np.r_[0, 1e-6*10**(3*np.arange(1, 150)/150), np.arange(1, 1001)/1000].astype(np.float32) # where bins begin
 _CELL = 12  # with 11 bits of mantissa no two edges share a cell of the look-up table
-_LOOKUP = (np.searchsorted(EDGES, (np.arange((0x3F800000 >> _CELL)+1, dtype=np.uint32) << _CELL).view(np.float32), 'right')-1).astype(np.int16)
+_CELLS = (np.arange((0x3F800000 >> _CELL)+1, dtype=np.uint32) << _CELL).view(np.float32)
+_LOOKUP = (np.searchsorted(EDGES, _CELLS, 'right')-1).astype(np.int16)
 _NEXT = np.r_[EDGES[1:], np.float32(2)]
 
 def bin_of(scores)->np.ndarray: # int16, as `scores`

@@ -9,18 +9,21 @@ __all__ = ['WINDOW', 'mse', 'psnr', 'psnr_summary', 'ssim']
 import numpy as np, torch
 from ..core.errors import VaetagError
 
-# %% ../../nbs/07_eval/10_images.ipynb #6ea47851
+# %% ../../nbs/07_eval/10_images.ipynb #34ff8738
 def _pictures(x):
     "Pictures as float64 arrays, bytes scaled to 0..1"
-    xs = [x] if getattr(x, 'ndim', 0) == 3 else list(x)
-    xs = [o.detach().cpu().double().numpy() if torch.is_tensor(o) and o.is_floating_point() else np.asarray(o.cpu() if torch.is_tensor(o) else o) for o in xs]
+    def plain(o):
+        if not torch.is_tensor(o): return np.asarray(o)
+        return (o.detach().double() if o.is_floating_point() else o).cpu().numpy()
+    xs = [plain(o) for o in ([x] if getattr(x, 'ndim', 0) == 3 else x)]
     return [o.astype(np.float64)/255 if o.dtype == np.uint8 else o.astype(np.float64) for o in xs]
 
 def _pairs(a, b):
     a, b = _pictures(a), _pictures(b)
     if len(a) != len(b): raise VaetagError(f'{len(a)} pictures cannot be compared with {len(b)}')
     for i, (x, y) in enumerate(zip(a, b)):
-        if x.shape != y.shape or x.ndim != 3: raise VaetagError(f'pair {i}: a picture of shape {x.shape} cannot be compared with one of {y.shape}')
+        if x.shape != y.shape or x.ndim != 3:
+            raise VaetagError(f'pair {i}: a picture of shape {x.shape} cannot be compared with one of {y.shape}')
     return zip(a, b)
 
 def mse(a,  # pictures: N x C x H x W, or a list of C x H x W; uint8, or floats
@@ -35,17 +38,17 @@ def psnr(a, b, # as for `mse`
     "Peak signal-to-noise ratio, 10 log10(range² / MSE)."
     with np.errstate(divide='ignore'): return 10*np.log10(data_range**2/mse(a, b))
 
-# %% ../../nbs/07_eval/10_images.ipynb #498f12a8
+# %% ../../nbs/07_eval/10_images.ipynb #6f26a81a
 def psnr_summary(mse,    # per picture
                  data_range:float=1.)->dict: # psnr, psnr_pooled, n_identical
     "Mean PSNR of the pictures that differ, PSNR of the mean error, and how many are identical; `None` where there is none."
     mse = np.asarray(mse, float)
     differ = mse[mse > 0]
     db = lambda x: 10*np.log10(data_range**2/x)
-    return dict(psnr=float(db(differ).mean()) if len(differ) else None, psnr_pooled=float(db(mse.mean())) if len(differ) else None,
-                n_identical=int(len(mse)-len(differ)))
+    mean, pooled = (float(db(differ).mean()), float(db(mse.mean()))) if len(differ) else (None, None)
+    return dict(psnr=mean, psnr_pooled=pooled, n_identical=int(len(mse)-len(differ)))
 
-# %% ../../nbs/07_eval/10_images.ipynb #2040b12b
+# %% ../../nbs/07_eval/10_images.ipynb #94f2c228
 WINDOW = 11
 
 def ssim(a, b, # as for `mse`
@@ -54,5 +57,5 @@ def ssim(a, b, # as for `mse`
     "Structural similarity with a Gaussian window, sigma 1.5."
     from skimage.metrics import structural_similarity
     settings = dict(channel_axis=-1, data_range=data_range, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
-    return np.array([structural_similarity(x.transpose(1, 2, 0), y.transpose(1, 2, 0), **settings) if min(x.shape[1:]) >= WINDOW else np.nan
-                     for x, y in _pairs(a, b)])
+    of = lambda x, y: structural_similarity(x.transpose(1, 2, 0), y.transpose(1, 2, 0), **settings)
+    return np.array([of(x, y) if min(x.shape[1:]) >= WINDOW else np.nan for x, y in _pairs(a, b)])

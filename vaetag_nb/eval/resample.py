@@ -12,7 +12,7 @@ from ..core.progress import track
 from ..core.rng import np_rng
 from .curves import ExactScores, unpack
 
-# %% ../../nbs/07_eval/06_resample.ipynb #61c457b9
+# %% ../../nbs/07_eval/06_resample.ipynb #955bbcbb
 def draws(n:int,          # images
           b:int,          # draws
           seed:int,
@@ -22,7 +22,8 @@ def draws(n:int,          # images
     "Multinomial draws of images (or whole groups), each a function of `seed` and its number."
     unit = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     m = int(unit.max())+1
-    return np.stack([np_rng(seed, 'bootstrap', start+i).multinomial(m, np.full(m, 1/m)) for i in range(b)])[:, unit].astype(np.float32)
+    one = lambda i: np_rng(seed, 'bootstrap', i).multinomial(m, np.full(m, 1/m))
+    return np.stack([one(start+i) for i in range(b)])[:, unit].astype(np.float32)
 
 # %% ../../nbs/07_eval/06_resample.ipynb #7a2cff79
 def weighted_ap(keys,    # packed cells of one tag, by image
@@ -42,16 +43,16 @@ def weighted_ap(keys,    # packed cells of one tag, by image
     ap = (gained*tp/np.maximum(n, 1)).sum(1)
     return np.where(total > 0, ap/np.maximum(total, 1), np.nan)
 
-# %% ../../nbs/07_eval/06_resample.ipynb #e4956387
+# %% ../../nbs/07_eval/06_resample.ipynb #d491ac96
 def _outcomes(exact, thresholds):
-    "Sparse images x tags matrices of true and false positives and missed ones, and per image cells known"
-    tp, on, pos, known = [], [], [], []
+    "Sparse images x tags matrices of true positives, predictions and positives, and per image how many cells are known"
+    parts, known = [], []
     for part in exact.parts:
         s, y, k = unpack(part)
-        p = (s >= thresholds) & k
-        tp.append(sp.csr_matrix(p & y, dtype=np.float32)); on.append(sp.csr_matrix(p, dtype=np.float32)); pos.append(sp.csr_matrix(y, dtype=np.float32))
+        on = (s >= thresholds) & k
+        parts.append([sp.csr_matrix(x, dtype=np.float32) for x in (on & y, on, y)])
         known.append(k.sum(1))
-    return (*(sp.vstack(x, format='csr') for x in (tp, on, pos)), np.concatenate(known).astype(float))
+    return (*(sp.vstack(x, format='csr') for x in zip(*parts)), np.concatenate(known).astype(float))
 
 def _ratio(a, b): return a/np.maximum(b, 1e-30)
 
@@ -65,8 +66,10 @@ def _one_batch(w, tp, on, pos, known, macro):
     wrong = [np.asarray(m.sum(1)).ravel() for m in (tp, on, pos)]
     wrong = wrong[1]+wrong[2]-2*wrong[0]
     there = known > 0
-    return dict(precision_micro=_ratio(t, o), recall_micro=_ratio(t, y), f1_micro=_ratio(2*t, o+y), precision_macro=mean(p), recall_macro=mean(r),
-                f1_macro=mean(f), hamming_loss=_ratio(w@wrong, w@known), accuracy=_ratio(w@((wrong == 0) & there), w@there)), np.where(has, f, np.nan)
+    out = dict(precision_micro=_ratio(t, o), recall_micro=_ratio(t, y), f1_micro=_ratio(2*t, o+y), precision_macro=mean(p),
+               recall_macro=mean(r), f1_macro=mean(f), hamming_loss=_ratio(w@wrong, w@known),
+               accuracy=_ratio(w@((wrong == 0) & there), w@there))
+    return out, np.where(has, f, np.nan)
 
 def resample(exact:ExactScores,
              thresholds,   # float32 per tag

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AVERAGING', 'MODES', 'MultiLabelMeter', 'tag_metrics', 'Report', 'bootstrap']
 
-# %% ../../nbs/07_eval/08_tagging.ipynb #c16ae808
+# %% ../../nbs/07_eval/08_tagging.ipynb #6dd77b55
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -13,15 +13,15 @@ from fastcore.basics import patch
 from ..core.errors import UsageError, VaetagError, nearest
 from ..core.io import write_csv, write_json
 from ..data.tags import CATEGORIES
-from .calibration import (CellSums, add_histogram, brier, ece, ece_of, nll, plot_reliability, reliability_of,
-                                        summary_of, _mean)
-from .curves import (BinScores, ExactScores, ap_bounds, average_precision, checked, curve, curve_of_histogram,
-                                   curve_of_sorted, default_threads, histogram, in_order, unpack)
+from .calibration import (CellSums, add_histogram, brier, ece, ece_of, mean_of, nll, plot_reliability,
+                                        reliability_of, summary_of)
+from .curves import (BinScores, ExactScores, ap_bounds, average_precision, checked, curve_of_histogram,
+                                   curve_of_sorted, histogram, in_order, unpack)
 from .resample import interval, resample
-from .thresholds import (Thresholds, best_f1_threshold, fit_thresholds, global_threshold, grid_thresholds, mcut,
-                                       middle, pr_threshold, widest)
+from .thresholds import (Thresholds, best_f1_threshold, fit_thresholds, global_threshold, grid_thresholds,
+                                       mcut, middle, pr_threshold, widest)
 
-# %% ../../nbs/07_eval/08_tagging.ipynb #294ec001
+# %% ../../nbs/07_eval/08_tagging.ipynb #dee5f34d
 AVERAGING, MODES = ('supported', 'sklearn', 'timm', 'animetimm'), ('auto', 'exact', 'hist')
 _ONE = 1 << 30
 
@@ -31,17 +31,18 @@ class MultiLabelMeter:
                  vocab,                 # a `Vocab`, tag names, or their number
                  thresholds=.5,         # a number, one per tag, or `Thresholds`
                  mode:str='auto',       # auto, exact or hist
-                 averaging:str='supported', # or sklearn, timm, animetimm: how those treat tags and images without positives
+                 averaging:str='supported', # or as sklearn, timm, animetimm treat tags and images without positives
                  min_support:int=1,     # positives that a tag needs to count in macro means
                  limit:int=1 << 30):    # bytes of scores that may be kept
         for what, value, known in (('mode', mode, MODES), ('averaging', averaging, AVERAGING)):
-            if value not in known: raise UsageError(f'{what}: {value!r} is none of {", ".join(known)}.{nearest(value, known)}')
+            if value not in known: raise UsageError(f'{what}: {value!r} is no {what}.{nearest(value, known)}')
         self.names = [str(i) for i in range(vocab)] if isinstance(vocab, int) else list(getattr(vocab, 'names', vocab))
         self.categories = np.asarray(getattr(vocab, 'categories', np.zeros(len(self.names))), np.int64)
         c = len(self.names)
         self.threshold_source, t = self._thresholds(thresholds)
         self.thresholds = np.broadcast_to(np.asarray(t, float), c).copy()
-        if not ((self.thresholds >= 0) & (self.thresholds <= 1)).all(): raise UsageError('thresholds: one is not between 0 and 1')
+        if not ((self.thresholds >= 0) & (self.thresholds <= 1)).all():
+            raise UsageError('thresholds: one is not between 0 and 1')
         self.mode, self.averaging, self.min_support, self.limit = mode, averaging, min_support, limit
         self.ratings = np.flatnonzero(self.categories == 9)
         self.counts, self.sums = np.zeros((4, c), np.int64), np.zeros(8, np.int64)  # see `_count`
@@ -50,15 +51,16 @@ class MultiLabelMeter:
     def _thresholds(self, t):
         if isinstance(t, Thresholds): return f'fitted on {t.split or "given data"}', t.select(self.names).per_tag
         t = np.asarray(t, float)
-        if t.ndim and t.shape != (len(self.names),): raise UsageError(f'thresholds: {t.size} for {len(self.names)} tags')
-        return ('given per tag' if t.ndim else 'fixed'), t
+        if t.ndim and t.shape != (len(self.names),):
+            raise UsageError(f'thresholds: {t.size} for {len(self.names)} tags')
+        return 'given per tag' if t.ndim else 'fixed', t
 
     def __len__(self): return int(self.sums[0])
 
     @property
     def nbytes(self): return self.scores.nbytes+sum(x.nbytes for x in (self.counts, *vars(self.cells).values()))
 
-# %% ../../nbs/07_eval/08_tagging.ipynb #67727136
+# %% ../../nbs/07_eval/08_tagging.ipynb #09133b89
 def _share(a, b): return np.rint(np.where(b > 0, a/np.maximum(b, 1), 0)*_ONE).astype(np.int64).sum()
 
 @patch
@@ -69,7 +71,8 @@ def _count(self:MultiLabelMeter, s, y, known):
     for i, x in enumerate((hit, on, y, known)): self.counts[i] += x.sum(0)
     tp, n, p, k = (x.sum(1) for x in (hit, on, y, known))
     there = k > 0
-    self.sums += [there.sum(), ((n+p == 2*tp) & there).sum(), _share(tp, n), _share(tp, p), (there & (p == 0)).sum(), _share(2*tp, n+p), 0, 0]
+    right, empty = there & (n+p == 2*tp), there & (p == 0)
+    self.sums += [there.sum(), right.sum(), _share(tp, n), _share(tp, p), empty.sum(), _share(2*tp, n+p), 0, 0]
     if len(self.ratings):
         rs, ry = np.where(known, s, -1)[:, self.ratings], y[:, self.ratings]
         rated = ry.any(1)
@@ -90,6 +93,7 @@ def _to_bins(self:MultiLabelMeter):
     parts, self.scores, self.ids = self.scores.parts, BinScores(len(self.names)), []
     while parts: self._bin(*unpack(parts.pop(0)))
 
+# %% ../../nbs/07_eval/08_tagging.ipynb #5dcc305c
 @patch
 def update(self:MultiLabelMeter,
            scores,    # B x C tensor or array in [0, 1]
@@ -111,14 +115,17 @@ def _fit(self:MultiLabelMeter):
     "Change over to bins, or complain, when the scores have become too many"
     if self.scores.nbytes <= self.limit: return
     if self.mode == 'exact':
-        raise VaetagError(f'exact metrics need more than {self.scores.nbytes/2**20:.0f} MiB for the scores, and {self.limit/2**20:.0f} are allowed; use --mode hist')
+        raise VaetagError(f'exact metrics need {self.scores.nbytes} bytes for the scores so far, and {self.limit} are allowed; '
+                          'use --mode hist')
     self._to_bins()
 
 @patch
 def merge(self:MultiLabelMeter, other:MultiLabelMeter):
     "Take in what another meter has collected, e.g. in another process."
-    if self.names != other.names: raise VaetagError(f'meters of different tags cannot be merged: {len(self.names)} and {len(other.names)}')
-    if (self.thresholds != other.thresholds).any(): raise VaetagError('meters with different thresholds cannot be merged')
+    if self.names != other.names:
+        raise VaetagError(f'meters of different tags cannot be merged: {len(self.names)} and {len(other.names)}')
+    if (self.thresholds != other.thresholds).any():
+        raise VaetagError('meters with different thresholds cannot be merged')
     self.counts += other.counts; self.sums += other.sums
     if isinstance(self.scores, ExactScores) and isinstance(other.scores, ExactScores):
         self.scores.parts += other.scores.parts; self.ids += other.ids
@@ -130,7 +137,7 @@ def merge(self:MultiLabelMeter, other:MultiLabelMeter):
         for p in other.scores.parts: self._bin(*unpack(p))
     return self
 
-# %% ../../nbs/07_eval/08_tagging.ipynb #29ad101c
+# %% ../../nbs/07_eval/08_tagging.ipynb #85d186d9
 def _div(a, b): return np.where(np.asarray(b) > 0, a/np.maximum(b, 1), 0.)
 
 def tag_metrics(counts)->dict: # arrays per tag
@@ -142,7 +149,7 @@ def tag_metrics(counts)->dict: # arrays per tag
 
 def _micro(counts):
     tp, n, p, _ = counts.sum(-1).astype(float)
-    return {f'{k}_micro': float(v) for k, v in zip(('precision', 'recall', 'f1'), (_div(tp, n), _div(tp, p), _div(2*tp, n+p)))}
+    return {k: float(v) for k, v in dict(precision_micro=_div(tp, n), recall_micro=_div(tp, p), f1_micro=_div(2*tp, n+p)).items()}
 
 def _mean_of(x, use): return float(np.mean(x[use])) if use.any() else None
 
@@ -152,7 +159,7 @@ def _used(meter, support, at_least=None):
     if at_least or meter.averaging == 'supported': return enough
     return (meter.counts[3] > 0) & (enough | (support < 1))
 
-# %% ../../nbs/07_eval/08_tagging.ipynb #27d8754b
+# %% ../../nbs/07_eval/08_tagging.ipynb #dc402d54
 def _tag_rows(meter, threads):
     "Curves of all tags, and the sums for calibration"
     if isinstance(meter.scores, BinScores): return meter.scores.curves(), meter.cells
@@ -179,14 +186,17 @@ def _per_tag(meter, curves, cells):
         best[:, i] = t, c.f1.max(), c.tp[j]/c.n[j], c.tp[j]/c.positives
     ap = np.array([c.ap for c in curves])
     if meter.averaging in ('sklearn', 'timm'): ap = np.where(p == 0, 0., ap)
-    df = pd.DataFrame(dict(class_name=meter.names, precision=m['precision'], recall=m['recall'], f1=m['f1'], ap=ap, support=p, threshold=meter.thresholds,
-        category=meter.categories, tp=tp, fp=n-tp, fn=p-tp, n_pred=n, mcc=m['mcc'], best_threshold=best[0], best_f1=best[1], best_precision=best[2],
-        best_recall=best[3], ece=ece_of(cells.n, cells.pos, cells.score), mean_score_pos=_mean(cells.score_pos, p),
-        mean_score_neg=_mean(cells.score.sum(1)-cells.score_pos, known-p)))
-    if isinstance(meter.scores, BinScores): df['ap_low'], df['ap_high'] = np.array([ap_bounds(*meter.scores.of(i)) for i in range(k)]).reshape(k, 2).T
+    df = pd.DataFrame(dict(
+        class_name=meter.names, precision=m['precision'], recall=m['recall'], f1=m['f1'], ap=ap, support=p,
+        threshold=meter.thresholds, category=meter.categories, tp=tp, fp=n-tp, fn=p-tp, n_pred=n, mcc=m['mcc'],
+        best_threshold=best[0], best_f1=best[1], best_precision=best[2], best_recall=best[3],
+        ece=ece_of(cells.n, cells.pos, cells.score), mean_score_pos=mean_of(cells.score_pos, p),
+        mean_score_neg=mean_of(cells.score.sum(1)-cells.score_pos, known-p)))
+    if isinstance(meter.scores, BinScores):
+        df['ap_low'], df['ap_high'] = np.array([ap_bounds(*meter.scores.of(i)) for i in range(k)]).reshape(k, 2).T
     return df
 
-# %% ../../nbs/07_eval/08_tagging.ipynb #c1640a29
+# %% ../../nbs/07_eval/08_tagging.ipynb #83c9c107
 def _averages(meter, df):
     "Macro and weighted means, and the means over images"
     use, few = _used(meter, df.support.to_numpy()), _used(meter, df.support.to_numpy(), 10)
@@ -199,28 +209,37 @@ def _averages(meter, df):
                 f1_macro_min10=_mean_of(df.f1.to_numpy(), few), mAP_min10=_mean_of(ap, few), n_classes_min10=int(few.sum()))
     n, right, p, r, empty, f = meter.sums[:6].tolist()
     r += empty*_ONE*(meter.averaging == 'supported')
-    out |= {k: v/_ONE/n if n else None for k, v in (('avg_precision', p), ('avg_recall', r), ('avg_f1', f))}
+    share = lambda x: x/n if n else None
+    out |= {k: share(v/_ONE) for k, v in (('avg_precision', p), ('avg_recall', r), ('avg_f1', f))}
     tp, on, pos, known = (int(x) for x in meter.counts.sum(1))
-    return out | dict(accuracy=right/n if n else None, exact_match_rate=right/n if n else None, hamming_loss=(on+pos-2*tp)/known if known else None)
+    return out | dict(accuracy=share(right), exact_match_rate=share(right), hamming_loss=(on+pos-2*tp)/known if known else None)
 
-_ORDER = ['accuracy', 'hamming_loss', *(f'{m}_{a}' for a in ('micro', 'macro', 'weighted') for m in ('precision', 'recall', 'f1')), 'mAP', 'mAP_micro', 'mAP_weighted',
-          'avg_precision', 'avg_recall', 'avg_f1', 'exact_match_rate', 'n_samples', 'n_classes', 'n_classes_with_positives', 'threshold_source', 'mcc_macro', 'nll', 'brier',
-          'ece', 'ece_active', 'ece_macro', 'rating_accuracy', 'f1_macro_min10', 'mAP_min10', 'n_classes_min10', 'fp_on_unsupported', 'mode', 'averaging',
-          'reasons', 'intervals', 'settings']
+# %% ../../nbs/07_eval/08_tagging.ipynb #2c5956d3
+_PRF, _WAYS = ('precision', 'recall', 'f1'), ('micro', 'macro', 'weighted')
+_ORDER = ['accuracy', 'hamming_loss', *(f'{m}_{a}' for a in _WAYS for m in _PRF), 'mAP', 'mAP_micro', 'mAP_weighted',
+          'avg_precision', 'avg_recall', 'avg_f1', 'exact_match_rate', 'n_samples', 'n_classes', 'n_classes_with_positives',
+          'threshold_source', 'mcc_macro', 'nll', 'brier', 'ece', 'ece_active', 'ece_macro', 'rating_accuracy',
+          'f1_macro_min10', 'mAP_min10', 'n_classes_min10', 'fp_on_unsupported', 'mode', 'averaging', 'reasons', 'intervals',
+          'settings']
+
+def _reasons(meter, out):
+    "Why a value of the summary is null"
+    why = 'no tag has enough positives' if len(meter) else 'no image with a known label'
+    rating = 'no image with a tag of category 9 (rating)' if len(meter.ratings) else 'no tag is of category 9 (rating)'
+    return {k: rating if k == 'rating_accuracy' else why for k, v in out.items() if v is None}
 
 def _summary(meter, df, cells):
     number = lambda x: None if x is None or x != x else x
     support, pooled = df.support.to_numpy(), meter.scores.pooled() if len(meter) else None
     out = _micro(meter.counts) | _averages(meter, df) | {k: number(v) for k, v in summary_of(cells).items()}
     rated, right = meter.sums[6:].tolist()
-    out |= dict(mAP_micro=number(pooled.ap) if pooled else None, rating_accuracy=right/rated if rated else None, n_samples=len(meter), n_classes=len(meter.names),
-                n_classes_with_positives=int((support > 0).sum()), fp_on_unsupported=int(df.fp[support == 0].sum()), threshold_source=meter.threshold_source,
+    out |= dict(mAP_micro=number(pooled.ap) if pooled else None, rating_accuracy=right/rated if rated else None,
+                n_samples=len(meter), n_classes=len(meter.names), n_classes_with_positives=int((support > 0).sum()),
+                fp_on_unsupported=int(df.fp[support == 0].sum()), threshold_source=meter.threshold_source,
                 mode='hist' if isinstance(meter.scores, BinScores) else 'exact', averaging=meter.averaging)
-    why = {k: 'no image with a known label' if not len(meter) else 'no tag has enough positives' for k, v in out.items() if v is None}
-    if 'rating_accuracy' in why: why['rating_accuracy'] = 'no image with a tag of category 9 (rating)' if len(meter.ratings) else 'no tag is of category 9 (rating)'
-    flat = np.unique(meter.thresholds)
-    settings = dict(threshold=float(flat[0]) if len(flat) == 1 else 'per tag', min_support=meter.min_support, calibration_bins=15)
-    out |= dict(reasons=why, intervals={}, settings=settings)
+    t = np.unique(meter.thresholds)
+    settings = dict(threshold=float(t[0]) if len(t) == 1 else 'per tag', min_support=meter.min_support, calibration_bins=15)
+    out |= dict(reasons=_reasons(meter, out), intervals={}, settings=settings)
     return {k: out[k] for k in _ORDER}
 
 def _categories(meter, df):
@@ -229,11 +248,12 @@ def _categories(meter, df):
     for c in np.unique(meter.categories):
         at = (meter.categories == c)
         use, ap = at & _used(meter, df.support.to_numpy()), df.ap.to_numpy()
-        rows.append(dict(category=CATEGORIES.get(int(c), str(c)), n_tags=int(at.sum()), n_tags_with_positives=int((at & (df.support > 0)).sum())) | _micro(meter.counts[:, at])
-                    | {f'{k}_macro': _mean_of(df[k].to_numpy(), use) for k in ('precision', 'recall', 'f1')} | dict(mAP=_mean_of(ap, use & ~np.isnan(ap))))
+        rows.append(dict(category=CATEGORIES.get(int(c), str(c)), n_tags=int(at.sum()), n_tags_with_positives=int((at & (df.support > 0)).sum()),
+                         **_micro(meter.counts[:, at]), **{f'{k}_macro': _mean_of(df[k].to_numpy(), use) for k in _PRF},
+                         mAP=_mean_of(ap, use & ~np.isnan(ap))))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/07_eval/08_tagging.ipynb #2273a5c4
+# %% ../../nbs/07_eval/08_tagging.ipynb #084d079c
 @dataclass(eq=False)
 class Report:
     "What a tagger reached: `summary` (a dict), `per_tag`, `per_category`, `reliability_table`."
@@ -248,13 +268,18 @@ class Report:
     def __repr__(self):
         s = self.summary
         show = lambda v: 'null' if v is None else f'{v:.4f}'
-        return (f'{s["n_samples"]} images, {s["n_classes_with_positives"]} of {s["n_classes"]} tags with positives, threshold {s["settings"]["threshold"]} ({s["threshold_source"]}): '
-                + ', '.join(f'{k} {show(s[k])}' for k in ('mAP', 'f1_micro', 'f1_macro', 'ece')))
+        return f'{", ".join(self._heading())}: ' + ', '.join(f'{k} {show(s[k])}' for k in ('mAP', 'f1_micro', 'f1_macro', 'ece'))
+
+    def _heading(self):
+        s = self.summary
+        return [f'{s["n_samples"]} images', f'{s["n_classes_with_positives"]} of {s["n_classes"]} tags with positives',
+                f'threshold {s["settings"]["threshold"]} ({s["threshold_source"]})']
 
     def write(self, folder):
         "Write `evaluation_results.csv`, `evaluation_results_overall.json`, `categories.csv`, `reliability.csv`."
         folder = Path(folder)
-        for name, df in (('evaluation_results', self.per_tag), ('categories', self.per_category), ('reliability', self.reliability_table)): write_csv(folder/f'{name}.csv', df)
+        for name, df in dict(evaluation_results=self.per_tag, categories=self.per_category, reliability=self.reliability_table).items():
+            write_csv(folder/f'{name}.csv', df)
         write_json(folder/'evaluation_results_overall.json', self.summary)
 
 @patch
@@ -264,19 +289,23 @@ def compute(self:MultiLabelMeter, threads:int|None=None)->Report:
     df = _per_tag(self, curves, cells)
     return Report(_summary(self, df, cells), df, _categories(self, df), reliability_of(cells), self)
 
-# %% ../../nbs/07_eval/08_tagging.ipynb #e3663465
+# %% ../../nbs/07_eval/08_tagging.ipynb #3fec6e04
 @patch
 def _repr_html_(self:Report):
     "The main figures as a table, then the categories"
     s, ci = self.summary, self.summary['intervals']
-    show = lambda k: '' if s.get(k) is None else f'{s[k]:.4f}' + (f' <small>[{ci[k][0]:.3f}, {ci[k][1]:.3f}]</small>' if ci.get(k) else '')
-    head = pd.DataFrame({a: {m: show(f'{m}_{a}') for m in ('precision', 'recall', 'f1')} | {'mAP': show({'macro': 'mAP'}.get(a, f'mAP_{a}'))} for a in ('micro', 'macro', 'weighted')}
-                        | {'per image': {m: show(f'avg_{m}') for m in ('precision', 'recall', 'f1')} | {'mAP': ''}})
-    line = ' · '.join([f'{s["n_samples"]} images', f'{s["n_classes_with_positives"]} of {s["n_classes"]} tags with positives', f'threshold {s["settings"]["threshold"]} ({s["threshold_source"]})',
-                       *(f'{k.replace("_", " ")} {show(k)}' for k in ('accuracy', 'hamming_loss', 'ece', 'brier', 'rating_accuracy') if s.get(k) is not None)])
-    return f'<p>{line}</p>' + head.to_html(escape=False) + (self.per_category.to_html(index=False, na_rep='', float_format='{:.3f}'.format) if len(self.per_category) > 1 else '')
+    def show(k):
+        if s.get(k) is None: return ''
+        return f'{s[k]:.4f}' + (f' <small>[{ci[k][0]:.3f}, {ci[k][1]:.3f}]</small>' if ci.get(k) else '')
+    table = {a: {m: show(f'{m}_{a}') for m in _PRF} | {'mAP': show('mAP' if a == 'macro' else f'mAP_{a}')} for a in _WAYS}
+    table['per image'] = {m: show(f'avg_{m}') for m in _PRF} | {'mAP': ''}
+    more = [k for k in ('accuracy', 'hamming_loss', 'ece', 'brier', 'rating_accuracy') if s.get(k) is not None]
+    line = ' · '.join([*self._heading(), *(f'{k.replace("_", " ")} {show(k)}' for k in more)])
+    html = f'<p>{line}</p>' + pd.DataFrame(table).to_html(escape=False)
+    if len(self.per_category) > 1: html += self.per_category.to_html(index=False, na_rep='', float_format='{:.3f}'.format)
+    return html
 
-# %% ../../nbs/07_eval/08_tagging.ipynb #4e8b32f2
+# %% ../../nbs/07_eval/08_tagging.ipynb #fb94f0c8
 @patch
 def reliability(self:Report, ax=None):
     "Draw how often scores are right."
@@ -289,15 +318,18 @@ def pr_curve(self:Report,
     "Draw precision against recall of one tag, with its threshold."
     import matplotlib.pyplot as plt
     names = self.meter.names
-    if tag not in names and not isinstance(tag, (int, np.integer)): raise UsageError(f'pr_curve: {tag!r} is no tag.{nearest(tag, names)}')
+    if tag not in names and not isinstance(tag, (int, np.integer)):
+        raise UsageError(f'pr_curve: {tag!r} is no tag.{nearest(tag, names)}')
     i = names.index(tag) if tag in names else int(tag)
     c, row = self.meter.scores.curves([i])[0], self.per_tag.iloc[i]
     if not c.positives: raise VaetagError(f'pr_curve: {names[i]!r} has no positive among the images')
     ax = ax or plt.subplots(figsize=(3.6, 3.2))[1]
     ax.step(np.r_[0, c.tp/c.positives], np.r_[c.tp[0]/c.n[0], c.tp/c.n], where='pre')
     ax.plot(row.recall, row.precision, 'o', label=f'threshold {row.threshold:.3g}: F1 {row.f1:.2f}')
-    ax.plot(row.best_recall, row.best_precision, 'x', c='k', label=f'best {row.best_threshold:.3g}: F1 {row.best_f1:.2f}')
-    ax.set(xlabel='recall', ylabel='precision', xlim=(0, 1.02), ylim=(0, 1.02), title=f'{names[i]} ({c.positives} of {c.cells}), AP {c.ap:.2f}')
+    best = f'best {row.best_threshold:.3g}: F1 {row.best_f1:.2f}'
+    ax.plot(row.best_recall, row.best_precision, 'x', c='k', label=best)
+    ax.set(xlabel='recall', ylabel='precision', xlim=(0, 1.02), ylim=(0, 1.02))
+    ax.set_title(f'{names[i]} ({c.positives} of {c.cells}), AP {c.ap:.2f}')
     ax.legend(fontsize=8, loc='lower left')
     return ax
 
@@ -316,9 +348,7 @@ def worst(self:Report,
     ax.set(xlim=(0, 1)); ax.legend(fontsize=8, loc='lower right')
     return ax
 
-# %% ../../nbs/07_eval/08_tagging.ipynb #5d018c1b
-_INTERVALS = ('precision_micro', 'recall_micro', 'f1_micro', 'precision_macro', 'recall_macro', 'f1_macro', 'hamming_loss', 'accuracy', 'mAP')
-
+# %% ../../nbs/07_eval/08_tagging.ipynb #55580b5f
 def bootstrap(report:Report,
               n:int=1000,  # draws
               seed:int=0,
@@ -327,15 +357,16 @@ def bootstrap(report:Report,
     "Add 95 % intervals from images (or groups) drawn with replacement."
     meter, s = report.meter, report.summary
     s['settings'] |= dict(bootstrap=n, bootstrap_seed=seed)
-    if not isinstance(meter.scores, ExactScores) or len(meter) < 2:
-        s['reasons']['intervals'] = 'the bootstrap needs ' + ('at least 2 images' if isinstance(meter.scores, ExactScores) else 'mode exact')
+    if isinstance(meter.scores, BinScores) or len(meter) < 2:
+        needs = 'mode exact' if isinstance(meter.scores, BinScores) else 'at least 2 images'
+        s['reasons']['intervals'] = f'the bootstrap needs {needs}'
         return report
     exact, order = meter.scores, np.arange(len(meter.scores))
     if meter.ids and None not in meter.ids: order = np.array(sorted(order, key=lambda i: str(meter.ids[i])))
     rows = ExactScores(exact.tags)
     rows.parts = [exact.columns(slice(None)).T[order]]
     values, f1, ap = resample(rows, meter.thresholds, n, seed, None if groups is None else np.asarray(groups)[order])
-    s['intervals'] = {k: interval(values[k]) for k in _INTERVALS if s[k] is not None}
+    s['intervals'] = {k: interval(v) for k, v in values.items() if s[k] is not None}
     for name, x in (('f1', f1), ('ap', ap)):
         ends = np.array([interval(v) or [np.nan, np.nan] for v in x.T])
         report.per_tag[f'{name}_ci_low'], report.per_tag[f'{name}_ci_high'] = ends.T

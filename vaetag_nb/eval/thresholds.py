@@ -6,14 +6,13 @@
 __all__ = ['widest', 'middle', 'best_f1_threshold', 'global_threshold', 'Thresholds', 'fit_thresholds', 'pr_threshold',
            'grid_thresholds', 'mcut']
 
-# %% ../../nbs/07_eval/02_thresholds.ipynb #8b4516b7
-from dataclasses import dataclass, field
+# %% ../../nbs/07_eval/02_thresholds.ipynb #4330b665
+from dataclasses import dataclass, field, replace
 import numpy as np
 from fastcore.basics import patch
 from ..core.errors import UsageError, VaetagError, nearest
 from ..core.io import read_json, write_json
-from .curves import (EDGES, HALF, VALUES, BinScores, ExactScores, as_array, checked, curve_of_bins, histogram,
-                                   in_order, unpack)
+from .curves import EDGES, HALF, VALUES, BinScores, ExactScores, as_array, checked, histogram, in_order, unpack
 
 # %% ../../nbs/07_eval/02_thresholds.ipynb #db121e0e
 def widest(score, # descending
@@ -34,7 +33,7 @@ def middle(low, high)->float:
     ok = lambda t: low < np.float32(t) <= high
     return next((t for t in (round(mid, 6), mid) if ok(t)), float(str(np.float32(high))))
 
-# %% ../../nbs/07_eval/02_thresholds.ipynb #d442b7fe
+# %% ../../nbs/07_eval/02_thresholds.ipynb #5082ed7b
 def _collected(scores, targets, mask):
     "Whatever holds scores: a collection as it is, a meter's collection, or arrays as a new one"
     if isinstance(scores, (ExactScores, BinScores)): return scores
@@ -50,10 +49,11 @@ def best_f1_threshold(scores,       # N x C or N, in [0, 1]; or an `ExactScores`
                       )->tuple: # (thresholds, F1), numbers for one tag; NaN for a tag without positives
     "The threshold with the highest F1 per tag."
     curves = _collected(scores, targets, mask).curves()
-    best = [(middle(*widest(c.score, c.below, c.f1)), float(c.f1.max())) if c.positives else (np.nan, np.nan) for c in curves]
+    of = lambda c: (middle(*widest(c.score, c.below, c.f1)), float(c.f1.max())) if c.positives else (np.nan, np.nan)
+    best = [of(c) for c in curves]
     return best[0] if np.ndim(scores) == 1 else tuple(np.array(best).T)
 
-# %% ../../nbs/07_eval/02_thresholds.ipynb #40a2dec3
+# %% ../../nbs/07_eval/02_thresholds.ipynb #202b20d0
 def _grid_f1(positive, cells):
     "F1 at each grid value of one tag"
     tp, n = (np.cumsum(x[::-1])[::-1] for x in (positive, cells))
@@ -66,7 +66,7 @@ def _macro_grid(each, n):
 
 def _edge_f1(ks):
     "Sums over the tags of a block: F1 at the edges, its upper bound within the bins; lowest and highest score per bin"
-    exact, bound, low, high = np.zeros(len(EDGES)), np.zeros(len(EDGES)), np.full(len(EDGES), 2.), np.full(len(EDGES), -1.)
+    exact, bound, low, high = (np.full(len(EDGES), x) for x in (0., 0., 2., -1.))
     for k in map(in_order, ks):
         s, at_pos = (k >> 1).view(np.float32), np.flatnonzero(k & 1)
         first = np.searchsorted(s, EDGES)
@@ -88,7 +88,7 @@ def _events(ks, keep):
         out.append((s[last][mine], step[mine]))
     return [np.concatenate(x) for x in zip(*out)]
 
-# %% ../../nbs/07_eval/02_thresholds.ipynb #9f9909ff
+# %% ../../nbs/07_eval/02_thresholds.ipynb #e84d4e87
 def _macro_exact(exact, tags):
     "Best plateau of the mean F1 of float32 scores"
     parts = exact.blocks(_edge_f1, tags)
@@ -122,12 +122,15 @@ def _macro(scores, tags):
     value, at = _macro_grid([(_grid_f1(*scores.of(c)), scores.count[c].any(1)) for c in tags], len(tags))
     return widest(EDGES[at], np.r_[EDGES[at[1:]+1], 0], value[at]), float(value[at].max())
 
+def _one_of(what, value, known):
+    if value not in known: raise UsageError(f'thresholds: {what} {value!r}.{nearest(value, known)}')
+
 def global_threshold(scores, targets=None, mask=None, # as for `best_f1_threshold`
                      objective:str='macro_f1', # or micro_f1
                      tags=None,                # indices; those with positives are used
                      )->tuple: # (threshold, value of the objective)
     "The one threshold at which the mean F1 (or the F1 of all cells) of the tags with positives is highest."
-    if objective not in ('macro_f1', 'micro_f1'): raise UsageError(f'thresholds: objective {objective!r}.{nearest(objective, ("macro_f1", "micro_f1"))}')
+    _one_of('objective', objective, ('macro_f1', 'micro_f1'))
     scores = _collected(scores, targets, mask)
     tags = np.arange(scores.tags) if tags is None else np.asarray(tags)
     tags = tags[[c.positives > 0 for c in scores.curves(tags)]]
@@ -138,7 +141,7 @@ def global_threshold(scores, targets=None, mask=None, # as for `best_f1_threshol
         span, best = widest(c.score, c.below, c.f1), float(c.f1.max())
     return middle(*span), best
 
-# %% ../../nbs/07_eval/02_thresholds.ipynb #91c0caf2
+# %% ../../nbs/07_eval/02_thresholds.ipynb #1b4c661d
 @dataclass
 class Thresholds:
     "A threshold per tag, and how it was found."
@@ -163,11 +166,10 @@ class Thresholds:
         at = {n: i for i, n in enumerate(self.names)}
         pick = lambda x, missing: None if x is None else [x[at[n]] if n in at else missing for n in names]
         arr = lambda x, missing: None if x is None else np.array(pick(x, missing))
-        return Thresholds(list(names), arr(self.per_tag, self.global_threshold), self.global_threshold, self.global_f1, arr(self.f1, np.nan),
-                          arr(self.positives, 0), pick(self.source, 'global'), self.category, self.rule, self.objective, self.min_positives,
-                          self.split, self.n_samples)
+        return replace(self, names=list(names), per_tag=arr(self.per_tag, self.global_threshold), f1=arr(self.f1, np.nan),
+                       positives=arr(self.positives, 0), source=pick(self.source, 'global'))
 
-# %% ../../nbs/07_eval/02_thresholds.ipynb #67777996
+# %% ../../nbs/07_eval/02_thresholds.ipynb #0ffa4e64
 def _f1_at(scores, tags, t):
     "F1 of each tag at threshold `t`, NaN without positives"
     def one(k):
@@ -189,7 +191,7 @@ def fit_thresholds(scores, targets=None, mask=None,   # as for `best_f1_threshol
                    split:str|None=None,               # what the scores are of, kept in the file
                    )->Thresholds:
     "Fit a threshold to every tag that has enough positives, and one or more for the rest."
-    if fallback not in ('global', 'category'): raise UsageError(f'thresholds: fallback {fallback!r}.{nearest(fallback, ("global", "category"))}')
+    _one_of('fallback', fallback, ('global', 'category'))
     names = getattr(scores, 'names', None) if names is None else names
     categories = getattr(scores, 'categories', None) if categories is None else categories
     n = len(scores) if not isinstance(scores, BinScores) else 0
@@ -203,7 +205,7 @@ def fit_thresholds(scores, targets=None, mask=None,   # as for `best_f1_threshol
     for i in np.flatnonzero(own):
         c = curves[i]
         per_tag[i], f1[i], source[i] = middle(*widest(c.score, c.below, c.f1)), c.f1.max(), 'tag'
-    by_category = _by_category(scores, categories, positives, objective, min_positives) if fallback == 'category' else {}
+    by_category = {} if fallback == 'global' else _by_category(scores, categories, positives, objective, min_positives)
     for c, tc in by_category.items():
         at = np.flatnonzero(~own & (np.asarray(categories) == c))
         per_tag[at], source[at] = tc, 'category'
@@ -216,18 +218,22 @@ def _by_category(scores, categories, positives, objective, min_positives):
     "{category: its threshold} of the categories with enough positives"
     if categories is None: raise UsageError("thresholds: fallback 'category' needs the category of every tag")
     tags = {int(c): np.flatnonzero(np.asarray(categories) == c) for c in np.unique(categories)}
-    return {c: global_threshold(scores, objective=objective, tags=at)[0] for c, at in tags.items() if positives[at].sum() >= max(1, min_positives)}
+    tags = {c: at for c, at in tags.items() if positives[at].sum() >= max(1, min_positives)}
+    return {c: global_threshold(scores, objective=objective, tags=at)[0] for c, at in tags.items()}
 
-# %% ../../nbs/07_eval/02_thresholds.ipynb #9efd49ae
+# %% ../../nbs/07_eval/02_thresholds.ipynb #8f847b31
 def _clean(x): return None if x is None or np.isnan(x) else round(float(x), 6)
 
 @patch
 def to_json(self:Thresholds, path):
     "Write `optimal_thresholds.json`, atomically."
-    rows = {n: dict(threshold=float(t), f1_score=_clean(None if self.f1 is None else self.f1[i]), positives=None if self.positives is None else int(self.positives[i]),
-                    source=self.source[i] if self.source else 'global') for i, (n, t) in enumerate(zip(self.names, self.per_tag))}
-    write_json(path, dict(global_threshold=self.global_threshold, global_f1=_clean(self.global_f1), per_class_thresholds=rows, rule=self.rule, objective=self.objective,
-                          min_positives=self.min_positives, split=self.split, n_samples=self.n_samples, category={str(c): t for c, t in self.category.items()}))
+    n = len(self)
+    columns = zip(self.names, self.per_tag, [None]*n if self.f1 is None else self.f1,
+                  [None]*n if self.positives is None else self.positives.tolist(), self.source or ['global']*n)
+    rows = {name: dict(threshold=float(t), f1_score=_clean(f), positives=p, source=s) for name, t, f, p, s in columns}
+    write_json(path, dict(global_threshold=self.global_threshold, global_f1=_clean(self.global_f1), per_class_thresholds=rows,
+                          rule=self.rule, objective=self.objective, min_positives=self.min_positives, split=self.split,
+                          n_samples=self.n_samples, category={str(c): t for c, t in self.category.items()}))
 
 @patch(cls_method=True)
 def read(cls:Thresholds,
@@ -239,24 +245,26 @@ def read(cls:Thresholds,
     rows = d.get('per_class_thresholds') if isinstance(d, dict) else None
     number = lambda x: isinstance(x, (int, float)) and not isinstance(x, bool) and 0 <= x <= 1
     if not isinstance(rows, dict) or not number(d.get('global_threshold')):
-        raise VaetagError(f'{path}: not a threshold file: it needs global_threshold (a number from 0 to 1) and per_class_thresholds')
+        raise VaetagError(f'{path}: not a threshold file: it needs global_threshold (a number from 0 to 1), per_class_thresholds')
     rows = {n: r if isinstance(r, dict) else {'threshold': r} for n, r in rows.items()}
     bad = next((n for n, r in rows.items() if not number(r.get('threshold'))), None)
-    if bad is not None: raise VaetagError(f'{path}: the threshold of {bad!r} is {rows[bad].get("threshold")!r}, and not a number from 0 to 1')
-    f1 = np.array([np.nan if r.get('f1_score') is None else r['f1_score'] for r in rows.values()], float)
-    th = cls(list(rows), np.array([r['threshold'] for r in rows.values()], float), d['global_threshold'], d.get('global_f1'), f1,
-                    np.array([r.get('positives') or 0 for r in rows.values()]), [r.get('source', 'tag') for r in rows.values()],
-                    {int(c): t for c, t in (d.get('category') or {}).items()}, d.get('rule', 'tag'), d.get('objective', 'macro_f1'),
-                    d.get('min_positives', 10), d.get('split'), d.get('n_samples', 0))
+    if bad is not None:
+        raise VaetagError(f'{path}: the threshold of {bad!r} is {rows[bad].get("threshold")!r}, and not a number from 0 to 1')
+    column = lambda k, missing: [missing if r.get(k) is None else r[k] for r in rows.values()]
+    plain = {k: d[k] for k in ('global_f1', 'rule', 'objective', 'min_positives', 'split', 'n_samples') if k in d}
+    th = cls(list(rows), np.array(column('threshold', 0), float), d['global_threshold'], f1=np.array(column('f1_score', np.nan), float),
+             positives=np.array(column('positives', 0)), source=column('source', 'tag'),
+             category={int(c): t for c, t in (d.get('category') or {}).items()}, **plain)
     return th if names is None else th.select(names)
 
-# %% ../../nbs/07_eval/02_thresholds.ipynb #4d2acdf3
+# %% ../../nbs/07_eval/02_thresholds.ipynb #3dce8770
 def _cuts(scores, block=1 << 22):
     "All distinct scores of all cells, descending, in blocks of (score, tp, n, next lower score; NaN for the last)"
     if isinstance(scores, BinScores) or scores.half:
-        n = scores.count.sum(0, dtype=np.int64) if isinstance(scores, BinScores) else sum(histogram(p) for p in scores.parts).reshape(-1, 2)
+        bins = isinstance(scores, BinScores)
+        n = scores.count.sum(0, dtype=np.int64) if bins else sum(map(histogram, scores.parts)).reshape(-1, 2)
         at = np.flatnonzero(n.sum(1))[::-1]
-        score, under = (EDGES, np.r_[EDGES[1:], 1]) if isinstance(scores, BinScores) else (VALUES, VALUES)
+        score, under = (EDGES, np.r_[EDGES[1:], 1]) if bins else (VALUES, VALUES)
         yield score[at], np.cumsum(n[at, 1]), np.cumsum(n[at].sum(1)), np.r_[under[at[1:]], np.nan]
         return
     k, tp = in_order(scores.columns(slice(None)))[::-1], 0
@@ -283,13 +291,13 @@ def pr_threshold(scores, targets=None, mask=None, # as for `best_f1_threshold`
     t = float(str(s)) if np.isnan(under) else middle(float(under), float(s))
     return dict(threshold=t, precision=float(p), recall=float(r), f1=float(f))
 
-# %% ../../nbs/07_eval/02_thresholds.ipynb #876f90ae
+# %% ../../nbs/07_eval/02_thresholds.ipynb #0c60f586
 def grid_thresholds(scores, targets=None, mask=None, # as for `best_f1_threshold`
                     grid=tuple(k/100 for k in range(1, 100)),
                     tie:str='mid', # which of equally good values: low, mid or high
                     )->tuple: # (threshold, F1) per tag; NaN for a tag without positives
     "The best value of `grid` per tag."
-    if tie not in ('low', 'mid', 'high'): raise UsageError(f'thresholds: tie {tie!r}.{nearest(tie, ("low", "mid", "high"))}')
+    _one_of('tie', tie, ('low', 'mid', 'high'))
     grid = np.sort(np.asarray(grid, float)); g = grid.astype(np.float32)
     def best(tp, n, positives):
         if not positives: return np.nan, np.nan
@@ -304,7 +312,8 @@ def grid_thresholds(scores, targets=None, mask=None, # as for `best_f1_threshold
         above = lambda x: np.r_[np.cumsum(x[::-1])[::-1], 0][np.searchsorted(EDGES, g)]
         return best(above(positive), above(cells), positive.sum())
     scores = _collected(scores, targets, mask)
-    found = scores.map(of_cells) if isinstance(scores, ExactScores) else [of_bins(*scores.of(c)) for c in range(scores.tags)]
+    exact = isinstance(scores, ExactScores)
+    found = scores.map(of_cells) if exact else [of_bins(*scores.of(c)) for c in range(scores.tags)]
     return tuple(np.array(found).reshape(-1, 2).T)
 
 def mcut(scores, # of one image
