@@ -72,5 +72,7 @@ def test_make_gives_what_is_committed(tmp_path):
     assert made == kept - {'README.md', 'make.py'}, 'run data/make.py'
     for n in made:
         if n.endswith(('.json', '.jsonl', '.csv', '.txt')): assert (tmp_path/n).read_bytes() == (DATA/n).read_bytes(), f'{n}: run data/make.py'
-        elif n.endswith('.png') and 'torn' not in n: assert load_image(tmp_path/n).tobytes() == load_image(DATA/n).tobytes(), f'{n}: run data/make.py'
+        elif n.endswith('.png') and 'torn' not in n: # another processor may round a pixel otherwise
+            a, b = (np.asarray(load_image(d/n), int) for d in (tmp_path, DATA))
+            assert a.shape == b.shape and np.abs(a-b).max() <= 2, f'{n}: run data/make.py'
     assert parse_tags((DATA/'sidecars/000000.txt').read_text()).tags == labels(TagTable.read(SCENES))['000000.png']

@@ -24,22 +24,22 @@ from .records import metadata_pairs
 from .table import TagTable
 from .tags import CATEGORIES, Pairs, is_text, parse_entry, parse_tags, read_entry, tag_entries
 
-# %% ../../nbs/01_data/40_audit.ipynb #43e78412
+# %% ../../nbs/01_data/40_audit.ipynb #0c2bbb26
 def broken_images(paths, threads=None)->dict: # {path: reason}
     "Which of the pictures cannot be decoded, each of them decoded whole."
     def reason(p):
         try: load_image(read_bytes(p) if is_remote(p) else p)
         except ImageError as e: return e.reason
         except VaetagError as e: return str(e)
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool, track(desc='decoding', total=len(paths), unit='img', leave=False) as bar:
-        found = {}
+    found, bar = {}, track(desc='decoding', total=len(paths), unit='img', leave=False)
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool, bar:
         for at in range(0, len(paths), 512):
             part = paths[at:at+512]
             found |= {p: r for p, r in zip(part, pool.map(reason, part)) if r}
             bar.update(len(part))
     return found
 
-# %% ../../nbs/01_data/40_audit.ipynb #cace799e
+# %% ../../nbs/01_data/40_audit.ipynb #d9271bae
 def _by_image(rows, of=lambda e: e):
     out = {}
     for key, entry, _ in rows: out.setdefault(key, []).append(of(entry))
@@ -50,28 +50,31 @@ def reports(table,      # `TagTable` whose report kept all entries (`limit=None`
             name=lambda e: parse_entry(e)[0], # the tag in the text of an unknown entry
             )->dict:    # {file name: content}
     "The files that `validate` writes, as values."
-    rep, n = table.report, table.report.counts
-    rows = lambda kind: rep.rows.get(kind, [])
+    rep, rows = table.report, lambda kind: table.report.rows.get(kind, [])
     good = table.select(np.array([p not in broken for p in table.paths], bool))
-    counts = good.counts()
-    top = [[table.vocab[i], int(counts[i])] for i in np.argsort(-counts, kind='stable')[:50] if counts[i]]
+    n = good.counts()
     unreadable = {k: broken[p] for k, p in zip(table.ids, table.paths) if p in broken}
-    summary = dict(total_images=rep.total, existing_images=len(table), missing_images=n['missing_images'], unreadable_images=len(unreadable),
-                   **{k: n[k] for k in ('empty_label_images', 'images_with_unknown_tags', 'bad_weights', 'duplicate_tags', 'duplicate_keys', 'bad_records')},
-                   top_tags=top)
-    return {'summary.json': summary, 'missing_images.json': [r[0] for r in rows('missing_images')], 'unreadable_images.json': unreadable,
+    counted = ('empty_label_images', 'images_with_unknown_tags', 'bad_weights', 'duplicate_tags', 'duplicate_keys',
+               'bad_records')
+    summary = dict(total_images=rep.total, existing_images=len(table), missing_images=rep.counts['missing_images'],
+                   unreadable_images=len(unreadable), **{k: rep.counts[k] for k in counted},
+                   top_tags=[[table.vocab[i], int(n[i])] for i in np.argsort(-n, kind='stable')[:50] if n[i]])
+    return {'summary.json': summary,
+            'missing_images.json': [r[0] for r in rows('missing_images')],
+            'unreadable_images.json': unreadable,
             'empty_label_images.json': [r[0] for r in rows('empty_label_images')],
-            'unknown_tags_by_image.json': _by_image(rows('unknown_tags'), name), 'bad_weights_by_image.json': _by_image(rows('bad_weights')),
+            'unknown_tags_by_image.json': _by_image(rows('unknown_tags'), name),
+            'bad_weights_by_image.json': _by_image(rows('bad_weights')),
             'bad_records.json': {key: why for key, _, why in rows('bad_records')}}
 
-# %% ../../nbs/01_data/40_audit.ipynb #a6882932
+# %% ../../nbs/01_data/40_audit.ipynb #bad0663e
 def faults(summary,          # what `validate` returns
            keep_empty=False, # whether pictures without labels are meant to be there
            )->dict:
     "The kinds of a summary that are wrong, with their counts; an empty one means a clean data set."
-    kinds = ('missing_images', 'unreadable_images', 'images_with_unknown_tags', 'bad_weights', 'duplicate_keys', 'bad_records',
-             *(() if keep_empty else ('empty_label_images',)))
-    return {k: summary[k] for k in kinds if summary[k]}
+    kinds = ['missing_images', 'unreadable_images', 'images_with_unknown_tags', 'bad_weights', 'duplicate_keys',
+             'bad_records']
+    return {k: summary[k] for k in kinds + ['empty_label_images']*(not keep_empty) if summary[k]}
 
 # %% ../../nbs/01_data/40_audit.ipynb #236accad
 def clean_tags(tags,        # tags as they stand in a metadata JSON
@@ -130,22 +133,23 @@ def validate(src,                # data set, any layout
         write_cleaned(src, drop, None if tags is None else t.vocab, keep_empty)
     return files['summary.json']
 
-# %% ../../nbs/01_data/40_audit.ipynb #ef2ef9a8
+# %% ../../nbs/01_data/40_audit.ipynb #0dcdad0b
 @dataclass
 class Stats:
     "What is in a table: by tag, by part of the split, by pair of tags."
     name: str                # of the table, for display
-    tags: pd.DataFrame       # tag, category, count, share of the labelled pictures, count in each part
-    parts: pd.DataFrame      # part, images, labelled, tags used, mean tags per image, rare tags, missing tags, top tags
-    pairs: pd.DataFrame      # two tags, pictures with both, share of the pictures with either, times what chance would give
+    tags: pd.DataFrame       # `tag`, `category`, `count`, `share` of the labelled pictures, count in each part
+    parts: pd.DataFrame      # `part`, `images`, `labelled`, `tags` used, `per_image`, `rare` and `missing` tags, `top`
+    pairs: pd.DataFrame      # `tag`, `other`, pictures with `both`, `overlap` (both by either), `lift` (times chance)
     per_image: np.ndarray    # int64: how many labelled pictures have 0, 1, 2, ... tags
     rare: int                # tags with fewer pictures are rare
 
 def _part(name, t, all_counts, rare):
     "One row of `Stats.parts`"
-    n = t.counts()
-    return dict(part=name, images=len(t), labelled=int(t.labelled.sum()), tags=int((n > 0).sum()), per_image=n.sum()/max(1, t.labelled.sum()),
-                rare=int(((n > 0) & (n < rare)).sum()), missing=int(((n == 0) & (all_counts > 0)).sum()),
+    n, labelled = t.counts(), int(t.labelled.sum())
+    return dict(part=name, images=len(t), labelled=labelled, tags=int((n > 0).sum()),
+                per_image=n.sum()/max(1, labelled), rare=int(((n > 0) & (n < rare)).sum()),
+                missing=int(((n == 0) & (all_counts > 0)).sum()),
                 top=', '.join(f'{t.vocab[i]} {n[i]}' for i in np.argsort(-n, kind='stable')[:10] if n[i]))
 
 def tag_pairs(table, among=500)->pd.DataFrame: # among: this many of the most frequent tags are paired
@@ -157,28 +161,31 @@ def tag_pairs(table, among=500)->pd.DataFrame: # among: this many of the most fr
     ends = np.append(0, np.cumsum(keep))[x.indptr]
     one = sparse.csr_matrix((np.ones(keep.sum(), np.int32), to[x.indices[keep]], ends), shape=(len(table), len(top)))
     both = sparse.triu(one.T @ one, 1).tocoo()
-    a, b, k = top[both.row], top[both.col], both.data
-    out = pd.DataFrame(dict(tag=[table.vocab[i] for i in a], other=[table.vocab[i] for i in b], both=k, overlap=k/(n[a]+n[b]-k),
+    a, b, k, names = top[both.row], top[both.col], both.data, table.vocab.names
+    out = pd.DataFrame(dict(tag=[names[i] for i in a], other=[names[i] for i in b], both=k, overlap=k/(n[a]+n[b]-k),
                             lift=k*max(1, int(table.labelled.sum()))/(n[a]*n[b])))
-    return out.sort_values(['both', 'overlap', 'tag', 'other'], ascending=[False, False, True, True], ignore_index=True)
+    order = dict(both=False, overlap=False, tag=True, other=True)
+    return out.sort_values(list(order), ascending=list(order.values()), ignore_index=True)
 
-# %% ../../nbs/01_data/40_audit.ipynb #8a8f149e
+# %% ../../nbs/01_data/40_audit.ipynb #54eaafed
 def tag_stats(table,     # `TagTable`
               rare=10,   # tags with fewer pictures are rare
               among=500, # this many of the most frequent tags are paired
               )->Stats:
     "Count the tags of a table, in each part of its split."
-    n, v = table.counts(), table.vocab
-    sides = [] if table.split is None else [s for s in ('train', 'val', 'test', *sorted(set(table.split) - {'train', 'val', 'test'})) if s in table.split]
-    parts = {'all': table} | {s or 'unassigned': table.select(table.split == s) for s in sides}
+    n, v, usual = table.counts(), table.vocab, ['train', 'val', 'test']
+    place = lambda s: (usual.index(s) if s in usual else 3, s)
+    there = [] if table.split is None else sorted(set(table.split), key=place)
+    sides = {s or 'unassigned': table.select(table.split == s) for s in there}
     tags = pd.DataFrame(dict(tag=v.names, category=[CATEGORIES.get(int(c), str(c)) for c in v.categories], count=n,
-                             share=n/max(1, table.labelled.sum()), **{s: t.counts() for s, t in list(parts.items())[1:]}))
+                             share=n/max(1, table.labelled.sum()), **{s: t.counts() for s, t in sides.items()}))
+    parts = pd.DataFrame([_part(s, t, n, rare) for s, t in {'all': table, **sides}.items()])
     row = np.repeat(np.arange(len(table)), np.diff(table.labels.indptr))[table.labels.data > 0]
-    return Stats(repr(table), tags.sort_values('count', ascending=False, kind='stable', ignore_index=True),
-                 pd.DataFrame([_part(s, t, n, rare) for s, t in parts.items()]), tag_pairs(table, among),
-                 np.bincount(np.bincount(row, minlength=len(table))[table.labelled]), rare)
+    per_image = np.bincount(np.bincount(row, minlength=len(table))[table.labelled])
+    return Stats(repr(table), tags.sort_values('count', ascending=False, kind='stable', ignore_index=True), parts,
+                 tag_pairs(table, among), per_image, rare)
 
-# %% ../../nbs/01_data/40_audit.ipynb #df710b50
+# %% ../../nbs/01_data/40_audit.ipynb #5181679d
 def plot_stats(s:Stats, axes=None): # two matplotlib axes
     "Draw the long tail of the tags and how many tags pictures have."
     import matplotlib.pyplot as plt
@@ -188,14 +195,16 @@ def plot_stats(s:Stats, axes=None): # two matplotlib axes
         n = np.sort(s.tags[c].to_numpy())[::-1]; n = n[n > 0]
         axes[0].loglog(np.arange(1, len(n)+1), n, label='all' if c == 'count' else c)
     axes[0].axhline(s.rare, color='grey', lw=.8, ls=':')
-    axes[0].set(xlabel='tag, by falling frequency', ylabel='images', title=f'{(s.tags["count"] > 0).sum()} tags; below the line: rare (under {s.rare})')
+    used = (s.tags['count'] > 0).sum()
+    axes[0].set(xlabel='tag, by falling frequency', ylabel='images', title=f'{used} tags; rare below {s.rare} images')
     axes[0].legend(frameon=False)
     axes[1].bar(np.arange(len(s.per_image)), s.per_image, width=.9)
-    axes[1].set(xlabel='tags on an image', ylabel='labelled images', title=f'{s.parts.per_image[0]:.1f} tags on an image')
+    mean = s.parts.per_image[0]
+    axes[1].set(xlabel='tags on an image', ylabel='labelled images', title=f'{mean:.1f} tags on an image')
     for a in axes: a.title.set_fontsize(10)
     return axes
 
-# %% ../../nbs/01_data/40_audit.ipynb #fb2cd5a1
+# %% ../../nbs/01_data/40_audit.ipynb #984c69d7
 @patch
 def _repr_html_(self:Stats):
     parts = self.parts.round(dict(per_image=1))
@@ -206,15 +215,17 @@ def _repr_html_(self:Stats):
 def to_dict(self:Stats, top=20)->dict: # top: tags and pairs that are listed
     "The statistics as plain values."
     rows = lambda df: df.to_dict('records')
-    return dict(name=self.name, parts=rows(self.parts), tags=rows(self.tags.head(top)), pairs=rows(self.pairs.head(top)),
-                per_image=self.per_image.tolist(), rare_below=self.rare)
+    return dict(name=self.name, parts=rows(self.parts), tags=rows(self.tags.head(top)),
+                pairs=rows(self.pairs.head(top)), per_image=self.per_image.tolist(), rare_below=self.rare)
 
 @patch
 def write(self:Stats, folder):
     "Write `stats.json`, `tags.csv`, `pairs.csv` and `stats.png` as one folder, atomically."
     import matplotlib.pyplot as plt
     with atomic_dir(folder) as d:
-        write_json(d/'stats.json', self.to_dict()); write_csv(d/'tags.csv', self.tags); write_csv(d/'pairs.csv', self.pairs)
+        write_json(d/'stats.json', self.to_dict())
+        write_csv(d/'tags.csv', self.tags)
+        write_csv(d/'pairs.csv', self.pairs)
         fig, axes = plt.subplots(1, 2, figsize=(8.5, 2.8), layout='constrained')
         try: plot_stats(self, axes); fig.savefig(d/'stats.png', dpi=110)
         finally: plt.close(fig)

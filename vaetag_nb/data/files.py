@@ -48,7 +48,7 @@ def folder_of(src)->str:
     "The folder in which the file `src` lies, absolute."
     return str(src).rpartition('/')[0] if is_remote(src) else os.path.dirname(os.path.abspath(src))
 
-# %% ../../nbs/01_data/00_files.ipynb #f2d663fa
+# %% ../../nbs/01_data/00_files.ipynb #db962139
 def _walk(root, extensions):
     def failed(e): raise VaetagError(f'{e.filename}: cannot list: {e.strerror or e}') from e
     seen, cut = set(), len(root.rstrip('/')) + 1
@@ -74,12 +74,14 @@ def list_files(root,       # folder, local or remote
     "All files with one of the `extensions` in `root` and below, upper or lower case."
     if not is_remote(root):
         root = str(root)
-        if not os.path.isdir(root): raise VaetagError(f"{root}: {'not a' if os.path.exists(root) else 'no such'} folder")
+        if not os.path.isdir(root):
+            raise VaetagError(f"{root}: {'not a' if os.path.exists(root) else 'no such'} folder")
         return sorted(_walk(root, extensions))
     if (found := _fetch_list(root)) is None: raise VaetagError(f'{root}: no such folder')
-    return sorted(p for p in found if os.path.splitext(p)[1].lower() in extensions and not any(x[:1] == '.' for x in p.split('/')))
+    hidden = lambda p: any(x[:1] == '.' for x in p.split('/'))
+    return sorted(p for p in found if os.path.splitext(p)[1].lower() in extensions and not hidden(p))
 
-# %% ../../nbs/01_data/00_files.ipynb #d2f9b15e
+# %% ../../nbs/01_data/00_files.ipynb #f9a8dab3
 class Finder:
     "Says which of the paths written in a file exist, in the first of several folders."
     def __init__(self, roots): # folders in which a relative path may lie, in order
@@ -93,7 +95,7 @@ class Finder:
         return path[len(root) + 1:] in self.listed[root]
 
     def find(self, refs, check=True)->tuple: # paths, numbers of those that do not exist
-        "The files that `refs` name, in the first folder that has them; in the first folder of all, where none has or none is checked."
+        "The files that `refs` name, each in the first folder that has it, or else in the first folder."
         paths = [join(self.roots[0], r) for r in refs]
         gone = [i for i, p in enumerate(paths) if not self.exists(p)] if check else []
         for root in self.roots[1:]:
@@ -102,7 +104,8 @@ class Finder:
             gone = [i for i in gone if not self.exists(paths[i])]
         return paths, gone
 
-# %% ../../nbs/01_data/00_files.ipynb #1c9fe1ca
+# %% ../../nbs/01_data/00_files.ipynb #6f76ca93
 def natural(text:str)->tuple:
     "A sort key under which the numbers in a name count as numbers."
-    return tuple((0, int(x), '') if x[0] in '0123456789' else (1, 0, x.lower()) for x in re.split('([0-9]+)', text) if x), text
+    parts = [x for x in re.split('([0-9]+)', text) if x]
+    return tuple((0, int(x), '') if x[0] in '0123456789' else (1, 0, x.lower()) for x in parts), text

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['BATCH', 'COLUMNS', 'TABLE_FORMAT', 'Batch', 'Records', 'parse_json', 'metadata_pairs', 'json_records', 'find_columns',
-           'jsonl_records', 'csv_records', 'parquet_records']
+           'row_batches', 'id_is_guess', 'json_line', 'jsonl_records', 'csv_rows', 'csv_records', 'arrow_tags',
+           'arrow_column', 'parquet_batches', 'plain_name', 'table_header', 'parquet_records']
 
-# %% ../../nbs/01_data/21_records.ipynb #07554b84
+# %% ../../nbs/01_data/21_records.ipynb #6b07d9f7
 import csv, io, json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,10 +16,10 @@ import numpy as np
 from ..core.errors import UsageError, VaetagError, nearest
 from .files import open_bytes, read_text
 from .labels import KINDS
-from .tags import Pairs, Vocab, read_entry, tag_weight
+from .tags import Pairs, Vocab, kind_of, read_entry, tag_weight
 
-# %% ../../nbs/01_data/21_records.ipynb #1dd217fb
-BATCH = 16384
+# %% ../../nbs/01_data/21_records.ipynb #0df87c95
+BATCH = 16384 # records of a batch
 
 @dataclass
 class Batch:
@@ -27,7 +28,7 @@ class Batch:
     refs: list             # image paths as written
     tags: object           # a list of texts, lists, mappings or `None`; or an arrow array of lists
     weights: object = None # arrow array of lists parallel to `tags`
-    columns: dict = field(default_factory=dict) # `width`, `height`, `split`, `group`, `labelled`: list or array, a value for each record
+    columns: dict = field(default_factory=dict) # lists or arrays: width, height, split, group, labelled
 
 @dataclass
 class Records:
@@ -41,18 +42,20 @@ class Records:
     guessed_id: bool = False       # were the ids taken from a column just because it is named `id`?
     group_names: list|None = None  # names of the groups, where the source has numbers for them
 
-# %% ../../nbs/01_data/21_records.ipynb #b7ccba0d
+# %% ../../nbs/01_data/21_records.ipynb #90d162c4
 def parse_json(text, src):
     "Content of a JSON text with objects as `Pairs`; an error names file, line and column."
     try: return json.loads(text, object_pairs_hook=Pairs)
-    except json.JSONDecodeError as e: raise VaetagError(f'{src}: not JSON: line {e.lineno}, column {e.colno}: {e.msg}') from e
-    except (RecursionError, ValueError) as e: raise VaetagError(f"{src}: not usable JSON: {' '.join(str(e).split())[:120]}") from e
+    except json.JSONDecodeError as e:
+        raise VaetagError(f'{src}: not JSON: line {e.lineno}, column {e.colno}: {e.msg}') from e
+    except (RecursionError, ValueError) as e:
+        raise VaetagError(f"{src}: not usable JSON: {' '.join(str(e).split())[:120]}") from e
 
 def metadata_pairs(src)->Pairs: # (image path, tags) in order
     "The records of a metadata JSON as they stand."
     doc = parse_json(read_text(src), src)
-    if not isinstance(doc, Pairs): raise VaetagError(f'{src}: expected one object of image paths and tags, found a {type(doc).__name__}')
-    return doc
+    if isinstance(doc, Pairs): return doc
+    raise VaetagError(f'{src}: expected one object of image paths and tags, found {kind_of(doc)}')
 
 def json_records(src, report)->Records:
     "The records of a metadata JSON."
@@ -68,9 +71,10 @@ def json_records(src, report)->Records:
             yield Batch(ids, ids, [t for _, t in part])
     return Records(batches())
 
-# %% ../../nbs/01_data/21_records.ipynb #69daa394
-COLUMNS = dict(path=('path', 'file', 'file_name', 'filename', 'image', 'image_path'), tags=('tags', 'tag_string', 'labels'), id=('id',),
-               width=('width', 'image_width'), height=('height', 'image_height'), split=('split',), group=('group',), weights=('weights',))
+# %% ../../nbs/01_data/21_records.ipynb #388fa692
+COLUMNS = dict(path=('path', 'file', 'file_name', 'filename', 'image', 'image_path'),
+               tags=('tags', 'tag_string', 'labels'), weights=('weights',), id=('id',),
+               width=('width', 'image_width'), height=('height', 'image_height'), split=('split',), group=('group',))
 
 def find_columns(src,     # for messages
                  present, # columns of the file
@@ -81,102 +85,136 @@ def find_columns(src,     # for messages
     for k, v in columns.items():
         if k not in COLUMNS: raise UsageError(f'columns: {k!r} is none of {", ".join(COLUMNS)}')
         if v and v not in present: raise VaetagError(f'{src}: no column {v!r} for {k}.{nearest(v, present)}')
-    found = {k: columns.get(k) if k in columns else next((n for n in names if n in present), None) for k, names in COLUMNS.items()}
+    usual = {k: next((n for n in names if n in present), None) for k, names in COLUMNS.items()}
+    found = usual | columns
     for k in ('path', 'tags'):
-        if found[k] is None: raise VaetagError(f"{src}: no column for {k}; looked for {', '.join(COLUMNS[k])}, found "
-                                               f"{', '.join(map(repr, present[:12])) or 'none'}; name it with columns={{{k!r}: ...}}")
+        if found[k] is None:
+            there = ', '.join(map(repr, present[:12])) or 'none'
+            raise VaetagError(f"{src}: no column for {k}; looked for {', '.join(COLUMNS[k])}; found {there}; "
+                              f"name it with columns={{{k!r}: ...}}")
     return {k: v for k, v in found.items() if v}
 
-# %% ../../nbs/01_data/21_records.ipynb #dc275083
-def _table_batches(rows, names, report): # rows: (line number, values in the order of `names`, or a text that says what is wrong)
-    "Batches of records that come row by row"
-    at = {k: i for i, k in enumerate(names)}
+# %% ../../nbs/01_data/21_records.ipynb #c1db6d6a
+def row_batches(rows,   # (line number, values in the order of `names` or `None`, what is wrong with the row or '')
+                names,  # our names of the columns
+                report): # `LoadReport`
+    "Batches of records that come row by row."
+    at = list(names).index('path')
+    def fault(values, why):
+        if why: return why
+        return '' if values[at] and isinstance(values[at], str) else f'no image path: {values[at]!r:.40}'
     while part := list(islice(rows, BATCH)):
-        bad, good = [], []
-        for line, v in part:
-            if not isinstance(v, str) and isinstance(v[at['path']], str) and v[at['path']]: good.append(v)
-            else: bad.append((f'line {line}', '', v if isinstance(v, str) else f"no image path: {v[at['path']]!r:.40}"))
+        bad = [(f'line {n}', '', fault(v, why)) for n, v, why in part if fault(v, why)]
+        good = [v for _, v, why in part if not fault(v, why)]
         report.total += len(bad)
         report.add('bad_records', bad)
         cols = dict(zip(names, map(list, zip(*good)))) if good else {k: [] for k in names}
         refs = cols.pop('path')
-        ids = [str(i) if i not in (None, '') else r for i, r in zip(cols.pop('id'), refs)] if 'id' in cols else refs
+        ids = [r if i in (None, '') else str(i) for i, r in zip(cols.pop('id'), refs)] if 'id' in cols else refs
         yield Batch(ids, refs, cols.pop('tags', [None]*len(refs)), None, cols)
 
-# %% ../../nbs/01_data/21_records.ipynb #6f7cf40d
+def id_is_guess(names, columns)->bool:
+    "Was a column taken as record key only because it is named `id`?"
+    return 'id' in names and 'id' not in (columns or {})
+
+# %% ../../nbs/01_data/21_records.ipynb #5522ec92
+def json_line(line:bytes)->tuple: # (dict or `None`, what is wrong with it or '')
+    "One record of a JSON lines file."
+    try: d = json.loads(line.decode('utf-8-sig'))
+    except UnicodeDecodeError: return None, 'not UTF-8'
+    except (ValueError, RecursionError): return None, 'not JSON'
+    return (d, '') if isinstance(d, dict) else (None, f'not an object but {kind_of(d)}')
+
 def jsonl_records(src, report, columns=None, # `{ours: theirs}`, see `find_columns`
                   )->Records:
     "The records of a file with one JSON object on each line."
-    def rows(f):
-        for n, line in enumerate(f, 1):
-            if not line.strip(): continue
-            try: d = json.loads(line.decode('utf-8-sig' if n == 1 else 'utf-8'))
-            except UnicodeDecodeError: d = 'not UTF-8'
-            except (ValueError, RecursionError): d = 'not JSON'
-            yield n, d if isinstance(d, (dict, str)) and d != '' else f'not an object but a {type(d).__name__}'
-    with open_bytes(src) as f: head = next((d for _, d in rows(f) if isinstance(d, dict)), {})
+    lines = lambda f: ((n, *json_line(l)) for n, l in enumerate(f, 1) if l.strip())
+    with open_bytes(src) as f: head = dict.fromkeys(k for _, d, _ in islice(lines(f), 1000) for k in d or ())
     names = find_columns(src, head, columns)
     def batches():
         with open_bytes(src) as f:
-            yield from _table_batches(((n, d if isinstance(d, str) else [d.get(c) for c in names.values()]) for n, d in rows(f)), names, report)
-    return Records(batches(), guessed_id='id' in names and 'id' not in (columns or {}))
+            rows = ((n, d and [d.get(c) for c in names.values()], why) for n, d, why in lines(f))
+            yield from row_batches(rows, names, report)
+    return Records(batches(), guessed_id=id_is_guess(names, columns))
 
-# %% ../../nbs/01_data/21_records.ipynb #b4d0729f
+# %% ../../nbs/01_data/21_records.ipynb #2c4fc540
+def csv_rows(src, f): # (line number, cells)
+    "The rows of an open CSV file as texts, blank lines left out."
+    reader = csv.reader(io.TextIOWrapper(f, 'utf-8-sig', newline=''))
+    try: yield from ((reader.line_num, r) for r in reader if r)
+    except csv.Error as e: raise VaetagError(f'{src}: not CSV: line {reader.line_num}: {e}') from e
+    except UnicodeDecodeError as e: raise VaetagError(f'{src}: not UTF-8 after line {reader.line_num}') from e
+
 def csv_records(src, report, columns=None, # `{ours: theirs}`, see `find_columns`
                 )->Records:
     "The records of a CSV file with a header; tags are tag strings."
-    def rows(f):
-        reader = csv.reader(io.TextIOWrapper(f, 'utf-8-sig', newline=''))
-        try:
-            for r in reader: yield reader.line_num, r
-        except csv.Error as e: raise VaetagError(f'{src}: not CSV: line {reader.line_num}: {e}') from e
-        except UnicodeDecodeError as e: raise VaetagError(f'{src}: not UTF-8 after line {reader.line_num}') from e
-    with open_bytes(src) as f: head = [h.strip() for h in next(rows(f), (0, []))[1]]
+    with open_bytes(src) as f: head = [h.strip() for h in next(csv_rows(src, f), (0, []))[1]]
     names = find_columns(src, head, columns)
     at = [head.index(c) for c in names.values()]
+    def row(n, cells):
+        if len(cells) != len(head): return n, None, f'{len(cells)} cells where the header has {len(head)}'
+        return n, [cells[i] for i in at], ''
     def batches():
         with open_bytes(src) as f:
-            yield from _table_batches(((n, [r[i] for i in at] if len(r) == len(head) else f'{len(r)} cells where the header has {len(head)}')
-                                       for n, r in islice(rows(f), 1, None) if r), names, report)
-    return Records(batches(), guessed_id='id' in names and 'id' not in (columns or {}))
+            yield from row_batches((row(*r) for r in islice(csv_rows(src, f), 1, None)), names, report)
+    return Records(batches(), guessed_id=id_is_guess(names, columns))
 
-# %% ../../nbs/01_data/21_records.ipynb #57366c26
+# %% ../../nbs/01_data/21_records.ipynb #38ddd43c
 TABLE_FORMAT = 'vaetag-table/1'
 
-def _tags_of(src, a):
-    "A column of tags as an arrow array of lists, or as a list of texts or mappings"
+def arrow_tags(a, src):
+    "A column of tags as an arrow array of lists, or as a list of texts or mappings."
     import pyarrow as pa
+    from pyarrow import types as is_
+    if is_.is_dictionary(a.type): a = a.dictionary_decode()
     t = a.type
-    if pa.types.is_dictionary(t): a = a.dictionary_decode(); t = a.type
-    is_text = lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or (pa.types.is_dictionary(t) and is_text(t.value_type))
-    if (pa.types.is_list(t) or pa.types.is_large_list(t)) and is_text(t.value_type): return a
-    if is_text(t): return a.to_pylist()
-    if pa.types.is_map(t): return [x if x is None else Pairs(x) for x in a.to_pylist()]
-    if pa.types.is_struct(t): return [x if x is None else {k: v for k, v in x.items() if v is not None} for x in a.to_pylist()]
-    if pa.types.is_null(t): return [None]*len(a)
+    of = t.value_type if is_.is_list(t) or is_.is_large_list(t) else t
+    text = any(f(of.value_type if is_.is_dictionary(of) else of) for f in (is_.is_string, is_.is_large_string))
+    if text: return a.to_pylist() if of is t else a
+    if is_.is_null(t): return [None]*len(a)
+    if is_.is_map(t): return [x if x is None else Pairs(x) for x in a.to_pylist()]
+    if is_.is_struct(t): return [x and {k: w for k, w in x.items() if w is not None} for x in a.to_pylist()]
     raise VaetagError(f'{src}: the tags are {t}; expected lists of texts, texts, or mappings to weights')
 
-def _column(a):
-    "An arrow column as whole numbers where it is such, else as a list"
-    import pyarrow as pa
-    return a.to_numpy(zero_copy_only=False) if not a.null_count and (pa.types.is_integer(a.type) or pa.types.is_boolean(a.type)) else a.to_pylist()
+def arrow_column(a):
+    "An arrow column as an array where it holds whole numbers or truths and no gap, else as a list."
+    from pyarrow import types as is_
+    whole = not a.null_count and (is_.is_integer(a.type) or is_.is_boolean(a.type))
+    return a.to_numpy(zero_copy_only=False) if whole else a.to_pylist()
 
-def _parquet_batches(src, f, names, report):
+# %% ../../nbs/01_data/21_records.ipynb #f838370d
+def parquet_batches(src, f, names, report):
+    "Batches of the open Parquet file `f`, each from one row group: arrow cannot join all kinds of lists."
     import pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
-    file = pq.ParquetFile(f) # a batch over two row groups fails where lists hold dictionary-coded texts
-    for t in chain.from_iterable(file.iter_batches(2*BATCH, [g], list(names.values())) for g in range(file.num_row_groups)):
+    file, want = pq.ParquetFile(f), list(names.values())
+    for t in chain.from_iterable(file.iter_batches(2*BATCH, [g], want) for g in range(file.num_row_groups)):
         path = pc.cast(t[names['path']], pa.string())
-        if path.null_count:
-            report.total += path.null_count
-            report.add('bad_records', ((f'row {i}', '', 'no image path') for i in np.flatnonzero(path.is_null())), path.null_count)
-            t = t.filter(path.is_valid()); path = path.drop_null()
+        if n := path.null_count:
+            report.total += n
+            report.add('bad_records', ((f'row {i}', '', 'no image path') for i in np.flatnonzero(path.is_null())), n)
+            t, path = t.filter(path.is_valid()), path.drop_null()
         refs = path.to_pylist()
         ids = [r if i is None else str(i) for i, r in zip(t[names['id']].to_pylist(), refs)] if 'id' in names else refs
-        yield Batch(ids, refs, _tags_of(src, t[names['tags']]) if 'tags' in names else [None]*len(refs),
-                    t[names['weights']] if 'weights' in names else None,
-                    {k: _column(t[names[k]]) for k in ('width', 'height', 'split', 'group', 'labelled') if k in names})
+        others = set(names) - {'path', 'id', 'tags', 'weights'}
+        tags = arrow_tags(t[names['tags']], src) if 'tags' in names else [None]*len(refs)
+        weights = t[names['weights']] if 'weights' in names else None
+        yield Batch(ids, refs, tags, weights, {k: arrow_column(t[names[k]]) for k in others})
 
-# %% ../../nbs/01_data/21_records.ipynb #780a9d4e
+# %% ../../nbs/01_data/21_records.ipynb #1e1c492c
+def plain_name(entry, vocab)->tuple: # (tag, weight, note) as from `read_entry`
+    "Read an entry as a name, whatever colons are in it."
+    return tag_weight(entry.strip(), 1., vocab)
+
+def table_header(schema, src)->tuple: # `Vocab`, group names; or `None`
+    "What `TagTable.to_parquet` left in the metadata of its file."
+    raw = (schema.metadata or {}).get(b'vaetag')
+    if raw is None: return None
+    try:
+        own = json.loads(raw)
+        if own['format'] == TABLE_FORMAT: return Vocab(**own['vocab']), own['group_names']
+        raise VaetagError(f"{src}: is a {own['format']}; this version reads {TABLE_FORMAT}")
+    except (ValueError, KeyError, TypeError) as e: raise VaetagError(f'{src}: its header is damaged: {e}') from e
+
 def parquet_records(src, report, columns=None, # `{ours: theirs}`, see `find_columns`
                     )->Records:
     "The records of a Parquet file; tags are lists, tag strings or mappings."
@@ -185,14 +223,12 @@ def parquet_records(src, report, columns=None, # `{ours: theirs}`, see `find_col
     with open_bytes(src) as f:
         try: schema = pq.read_schema(f)
         except (pa.ArrowException, OSError) as e: raise trouble(e) from e
-    names, own = find_columns(src, schema.names, columns), (schema.metadata or {}).get(b'vaetag')
+    names, own = find_columns(src, schema.names, columns), table_header(schema, src)
+    read = plain_name if 'weights' in names else read_entry
     def batches():
         with open_bytes(src) as f:
-            try: yield from _parquet_batches(src, f, names, report)
+            try: yield from parquet_batches(src, f, names, report)
             except (pa.ArrowException, OSError) as e: raise trouble(e) from e
-    own = json.loads(own) if own else {}
-    if own and own['format'] != TABLE_FORMAT: raise VaetagError(f"{src}: written as {own['format']}; this version reads {TABLE_FORMAT}")
-    if own: names['labelled'] = 'labelled'
-    plain = lambda e, vocab: tag_weight(e.strip(), 1., vocab)
-    return Records(batches(), read=plain if 'weights' in names else read_entry, vocab=Vocab(**own['vocab']) if own else None,
-                   guessed_id='id' in names and 'id' not in (columns or {}) and not own, group_names=own.get('group_names'))
+    if own is None: return Records(batches(), read=read, guessed_id=id_is_guess(names, columns))
+    names |= {k: k for k in ('labelled',) if k in schema.names}
+    return Records(batches(), read=read, vocab=own[0], group_names=own[1])

@@ -21,7 +21,7 @@ from .records import TABLE_FORMAT
 from .sizes import image_sizes
 from .tags import weight_text
 
-# %% ../../nbs/01_data/24_table.ipynb #67f03e96
+# %% ../../nbs/01_data/24_table.ipynb #3846150b
 class TagTable:
     "Pictures with paths, sizes, split and group as columns, and their tags as a sparse matrix."
     COLUMNS = ('ids', 'paths', 'width', 'height', 'split', 'group', 'labelled')
@@ -46,18 +46,21 @@ class TagTable:
         self.group = None if group is None else np.asarray(group, np.int64)
         self.labelled = np.diff(self.labels.indptr) > 0 if labelled is None else np.asarray(labelled, bool)
         self.report = report or LoadReport()
-        for k in self.COLUMNS:
-            if getattr(self, k) is not None and len(getattr(self, k)) != n: raise VaetagError(f'table: {n} ids but {len(getattr(self, k))} values of {k}')
-        if self.labels.shape != (n, len(vocab)): raise VaetagError(f'table: labels are {self.labels.shape}, records and tags {(n, len(vocab))}')
+        sizes = {k: len(v) for k in self.COLUMNS if (v := getattr(self, k)) is not None}
+        odd = [k for k in sizes if sizes[k] != n]
+        if odd: raise VaetagError(f'table: {n} ids but {sizes[odd[0]]} values of {odd[0]}')
+        want = (n, len(vocab))
+        found = self.labels.shape
+        if found != want: raise VaetagError(f'table: labels are {found}, records and tags {want}')
 
     @classmethod
-    def read(cls, src, tags=None, layout='auto', image_root=None, strict=False, max_bad=.05, check_images=True, **options)->'TagTable':
+    def read(cls, src, tags=None, layout='auto', image_root=None, strict=False, max_bad=.05, **options)->'TagTable':
         "Read a data set; all arguments are those of `read_columns`."
-        return cls(**read_columns(src, tags, layout, image_root, strict, max_bad, check_images, **options))
+        return cls(**read_columns(src, tags, layout, image_root, strict, max_bad, **options))
 
     def __len__(self): return len(self.ids)
 
-# %% ../../nbs/01_data/24_table.ipynb #4fbfc446
+# %% ../../nbs/01_data/24_table.ipynb #b56a1c02
 @patch
 def select(self:TagTable, rows)->TagTable: # rows: numbers, a mask or a slice
     "The table of the given rows, in the given order."
@@ -67,14 +70,16 @@ def select(self:TagTable, rows)->TagTable: # rows: numbers, a mask or a slice
                     **part, group_names=self.group_names, report=self.report)
 
 @patch
-def with_columns(self:TagTable, **columns)->TagTable: # columns: whole columns by name, also `labels`, `vocab`, `group_names`, `report`
+def with_columns(self:TagTable,
+                 **columns # whole columns by name; also `labels`, `vocab`, `group_names`, `report`
+                 )->TagTable:
     "The same pictures with some columns replaced."
     names = (*self.COLUMNS, 'labels', 'vocab', 'group_names', 'report')
     for k in columns:
         if k not in names: raise UsageError(f'a table has no column {k!r}.{nearest(k, names)}')
     return TagTable(**{k: getattr(self, k) for k in names} | columns)
 
-# %% ../../nbs/01_data/24_table.ipynb #85b62472
+# %% ../../nbs/01_data/24_table.ipynb #f41998f0
 @patch
 def where(self:TagTable,
           split=None,    # 'train', 'val', 'test', or several of them
@@ -86,10 +91,12 @@ def where(self:TagTable,
     keep = np.ones(len(self), bool)
     for k, v in dict(split=split, group=group).items():
         if v is None: continue
-        if getattr(self, k) is None: raise VaetagError(f'the table has no {k}; data.split makes one' if k == 'split' else f'the table has no {k}')
-        keep &= np.isin(getattr(self, k), [v] if np.isscalar(v) else list(v))
+        column = getattr(self, k)
+        if column is None: raise VaetagError(f'the table has no {k}' + '; data.split makes one'*(k == 'split'))
+        keep &= np.isin(column, [v] if np.isscalar(v) else list(v))
     if labelled is not None: keep &= self.labelled == labelled
-    for c in self.vocab.rows([tags] if isinstance(tags, str) else tags): keep &= np.asarray(self.labels[:, c].todense() > 0).ravel()
+    tags = [tags] if isinstance(tags, str) else tags
+    for c in self.vocab.rows(tags): keep &= self.labels[:, c].toarray().ravel() > 0
     return self.select(keep)
 
 # %% ../../nbs/01_data/24_table.ipynb #ccdbe5cb
@@ -109,7 +116,7 @@ def counts(self:TagTable)->np.ndarray: # int64 (C,)
     "How many pictures carry each tag with a weight above 0."
     return np.bincount(self.labels.indices[self.labels.data > 0], minlength=len(self.vocab)).astype(np.int64)
 
-# %% ../../nbs/01_data/24_table.ipynb #3a480997
+# %% ../../nbs/01_data/24_table.ipynb #9ae90bda
 @patch
 def with_vocab(self:TagTable, vocab)->TagTable:
     "The same pictures with the columns of another vocabulary."
@@ -117,27 +124,31 @@ def with_vocab(self:TagTable, vocab)->TagTable:
     column = to[self.labels.indices] if len(to) else self.labels.indices
     keep = column >= 0
     ends = np.append(0, np.cumsum(keep))[self.labels.indptr]
-    return self.with_columns(vocab=vocab, labels=sparse.csr_matrix((self.labels.data[keep], column[keep], ends), shape=(len(self), len(vocab))))
+    x = sparse.csr_matrix((self.labels.data[keep], column[keep], ends), shape=(len(self), len(vocab)))
+    return self.with_columns(vocab=vocab, labels=x)
 
-# %% ../../nbs/01_data/24_table.ipynb #6f9be790
+# %% ../../nbs/01_data/24_table.ipynb #93f6ab28
 @patch
 def __repr__(self:TagTable):
     mean = self.labels.nnz/max(1, self.labelled.sum())
-    sides = '' if self.split is None else ', ' + ', '.join(f'{n} {s or "unassigned"}' for s, n in zip(*np.unique(self.split, return_counts=True)))
-    return f'TagTable({len(self)} images, {len(self.vocab)} tags, {mean:.1f} per labelled image{sides})'
+    sides = [] if self.split is None else zip(*np.unique(self.split, return_counts=True))
+    parts = ''.join(f', {n} {s or "unassigned"}' for s, n in sides)
+    return f'TagTable({len(self)} images, {len(self.vocab)} tags, {mean:.1f} per labelled image{parts})'
 
 @patch
 def frame(self:TagTable, rows=slice(None))->pd.DataFrame:
     "Rows as a table to look at."
     rows = np.arange(len(self))[rows]
     size = [f'{self.width[i]} x {self.height[i]}' if self.width[i] else '' for i in rows]
-    tags = [', '.join(t if w == 1 else f'{t}:{w:g}' for t, w in self.tags(i).items()) if self.labelled[i] else None for i in rows]
+    text = lambda tags: ', '.join(t if w == 1 else f'{t}:{w:g}' for t, w in tags.items())
+    tags = [text(self.tags(i)) if self.labelled[i] else None for i in rows]
     extra = {k: getattr(self, k)[rows] for k in ('split', 'group') if getattr(self, k) is not None}
     return pd.DataFrame(dict(id=[self.ids[i] for i in rows], size=size, **extra, tags=tags), index=rows)
 
 @patch
 def _repr_html_(self:TagTable):
-    with pd.option_context('display.max_colwidth', 120): return f'<p>{html.escape(repr(self))}</p>{self.frame(slice(5)).to_html()}'
+    with pd.option_context('display.max_colwidth', 120): rows = self.frame(slice(5)).to_html()
+    return f'<p>{html.escape(repr(self))}</p>{rows}'
 
 # %% ../../nbs/01_data/24_table.ipynb #312944fe
 def remote_size(path)->tuple: # (width, height), upright
@@ -168,7 +179,7 @@ def with_sizes(self:TagTable,
     rep.check(strict, max_bad)
     return self.with_columns(width=w, height=h, report=rep).select(~bad)
 
-# %% ../../nbs/01_data/24_table.ipynb #9e468c6f
+# %% ../../nbs/01_data/24_table.ipynb #b818b9bf
 def relative_to(path, folder)->str:
     "`path` as seen from `folder`, where it lies below it; else as it is."
     folder = str(folder).rstrip('/') + '/'
@@ -197,14 +208,16 @@ def to_parquet(self:TagTable, path, chunk=65536): # chunk: records written at on
     names, folder = pa.array(v.names, pa.string()), folder_of(path)
     part = lambda at: _arrow(self, folder, names, slice(at, at+chunk))
     schema = part(0).schema.with_metadata({'vaetag': json_text(own, None)})
-    with atomic_file(path, 'wb') as f, pq.ParquetWriter(f, schema, compression='zstd', dictionary_pagesize_limit=2**24) as out:
+    options = dict(compression='zstd', dictionary_pagesize_limit=2**24)
+    with atomic_file(path, 'wb') as f, pq.ParquetWriter(f, schema, **options) as out:
         for at in range(0, len(self), chunk): out.write_table(part(at).replace_schema_metadata(schema.metadata))
 
-# %% ../../nbs/01_data/24_table.ipynb #cfb78fa3
+# %% ../../nbs/01_data/24_table.ipynb #3fdaed4b
 def ambiguous(vocab)->set: # rows
-    "Tags that a tag string cannot hold: their name has a comma, or with a weight behind it is the name of another tag."
-    numbered = (re.fullmatch(r'(.+):[-+.0-9einfatyINFATYE]+', n, re.S) for n in vocab.names if ':' in n)
-    return {vocab.index[m[1]] for m in numbered if m and m[1] in vocab} | {i for i, n in enumerate(vocab.names) if ',' in n}
+    "Tags that a tag string cannot hold: with a comma in the name, or a name that a weight makes that of another tag."
+    commas = {i for i, n in enumerate(vocab.names) if ',' in n}
+    numbered = (re.fullmatch(r'(.+):[-+.0-9e]+', n, re.S) for n in vocab.names if ':' in n)
+    return commas | {vocab.index[m[1]] for m in numbered if m and m[1] in vocab}
 
 @patch
 def to_json(self:TagTable,
@@ -215,8 +228,9 @@ def to_json(self:TagTable,
     if keys not in ('path', 'id'): raise UsageError(f"keys {keys!r} is none of 'path', 'id'")
     folder, odd, text, x = folder_of(path), ambiguous(self.vocab), {}, self.labels
     def key(i):
+        if keys == 'id': return self.ids[i]
         p = self.paths[i]
-        return self.ids[i] if keys == 'id' else p if is_remote(p) or is_remote(path) else os.path.relpath(p, folder).replace(os.sep, '/')
+        return p if is_remote(p) else os.path.relpath(p, folder).replace(os.sep, '/')
     def record(i):
         if not self.labelled[i] or x.indptr[i] == x.indptr[i+1]: return None
         cols, data = x.indices[x.indptr[i]:x.indptr[i+1]].tolist(), x.data[x.indptr[i]:x.indptr[i+1]]
@@ -224,5 +238,7 @@ def to_json(self:TagTable,
         if not odd.isdisjoint(cols): return {self.vocab[c]: float(w) for c, w in zip(cols, weights)}
         return ', '.join(f'{self.vocab[c]}:{w}' for c, w in zip(cols, weights))
     with atomic_file(path) as f:
-        for i in range(len(self)): f.write(('{\n ' if i == 0 else ',\n ') + f'{json_text(key(i), None)}: {json_text(record(i), None)}')
-        f.write('\n}\n' if len(self) else '{}\n')
+        f.write('{')
+        for i in range(len(self)):
+            f.write(f"{',' if i else ''}\n {json_text(key(i), None)}: {json_text(record(i), None)}")
+        f.write('\n}\n')

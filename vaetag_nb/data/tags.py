@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CATEGORIES', 'RATINGS', 'category_id', 'category_rank', 'tag_order', 'is_text', 'tag_weight', 'parse_entry',
-           'BadRecord', 'Pairs', 'tag_entries', 'ParsedTags', 'entry_text', 'read_entry', 'parse_tags', 'weight_text',
-           'format_tags', 'Vocab', 'csv_columns']
+           'BadRecord', 'Pairs', 'kind_of', 'tag_entries', 'ParsedTags', 'entry_text', 'read_entry', 'parse_tags',
+           'weight_text', 'format_tags', 'Vocab', 'csv_columns']
 
 # %% ../../nbs/01_data/00_tags.ipynb #a8c86b3d
 import csv, hashlib, io, re
@@ -80,28 +80,32 @@ def parse_entry(entry:str, # one entry of a tag string
     tag, w, note = tag_weight(left, right or 1., vocab)
     return tag, w, note or ('' if right else 'empty_weight')
 
-# %% ../../nbs/01_data/00_tags.ipynb #c910bd53
+# %% ../../nbs/01_data/00_tags.ipynb #8707ed9a
 class BadRecord(VaetagError):
     "A record that cannot be read as tags; the reader skips and reports it."
 
 class Pairs(list):
     "A JSON object as the list of its (key, value) pairs, so that a key that stands twice is seen."
 
+def kind_of(x)->str:
+    "What `x` is, in the words of JSON."
+    if isinstance(x, (Mapping, Pairs)): return 'a mapping'
+    return 'a list' if isinstance(x, (list, tuple)) else type(x).__name__
+
 def tag_entries(tags)->list: # entries: texts, or (name, weight as text) pairs
     "The single entries of `tags`: a tag string, a list of entries, a mapping to weights, or `None`."
     if tags is None: return []
     if isinstance(tags, str): return tags.split(',')
-    if isinstance(tags, (Mapping, Pairs)):
+    kind = kind_of(tags)
+    if kind == 'a mapping':
         pairs = tags if isinstance(tags, Pairs) else list(tags.items())
-        bad = next((f'the weight of {k!r} is {_kind(v)}' for k, v in pairs if isinstance(v, (Mapping, list, tuple))), None)
-        if not bad: return [(str(k), str(v)) for k, v in pairs]
-    elif isinstance(tags, (list, tuple)):
-        bad = next((f'a list of tags holds {_kind(e)}' for e in tags if not isinstance(e, str)), None)
-        if not bad: return list(tags)
-    else: bad = f'tags must be a text, a list or a mapping, not {_kind(tags)}'
-    raise BadRecord(bad)
-
-def _kind(x): return 'a mapping' if isinstance(x, (Mapping, Pairs)) else 'a list' if isinstance(x, (list, tuple)) else type(x).__name__
+        nested = [(k, v) for k, v in pairs if kind_of(v).startswith('a ')]
+        if nested: raise BadRecord(f'the weight of {nested[0][0]!r} is {kind_of(nested[0][1])}')
+        return [(str(k), str(v)) for k, v in pairs]
+    if kind != 'a list': raise BadRecord(f'tags must be a text, a list or a mapping, not {kind}')
+    other = [e for e in tags if not isinstance(e, str)]
+    if other: raise BadRecord(f'a list of tags holds {kind_of(other[0])}')
+    return list(tags)
 
 # %% ../../nbs/01_data/00_tags.ipynb #5714c72e
 @dataclass
@@ -140,7 +144,7 @@ def parse_tags(tags,  # a tag string, a list of entries, a mapping to weights, o
             out.tags[tag] = w
     return out
 
-# %% ../../nbs/01_data/00_tags.ipynb #85c01626
+# %% ../../nbs/01_data/00_tags.ipynb #fa19178e
 def weight_text(w)->str:
     "The shortest decimal that reads back as `w`."
     return str(w) if isinstance(w, np.floating) else repr(float(w))
@@ -148,10 +152,10 @@ def weight_text(w)->str:
 def format_tags(tags:dict)->str: # `name:weight, name:weight`
     "The tag string of `{tag: weight}` in normal form; `parse_tags` reads it back."
     for t in tags:
-        if ',' in t: raise VaetagError(f'the tag {t!r} holds a comma and cannot stand in a tag string; use a list or a mapping')
+        if ',' in t: raise VaetagError(f'the tag {t!r} holds a comma, as no tag string can; use a list or a mapping')
     return ', '.join(f'{t}:{weight_text(w)}' for t, w in tags.items())
 
-# %% ../../nbs/01_data/00_tags.ipynb #583bb4f7
+# %% ../../nbs/01_data/00_tags.ipynb #38212e7a
 class Vocab:
     "Ordered tags with category and count; the row of a tag is its class index."
     def __init__(self,
@@ -162,13 +166,14 @@ class Vocab:
                  extra=None):     # further columns, `{column: texts}`, kept and written back
         self.names, self.extra, n = list(names), dict(extra or {}), len(names)
         self.index = {t: i for i, t in enumerate(self.names)} # {name: row}
-        self.categories = np.zeros(n, np.int16) if categories is None else np.array([category_id(c) for c in categories], np.int16)
+        self.categories = np.array([0]*n if categories is None else [category_id(c) for c in categories], np.int16)
         self.counts = np.zeros(n, np.int64) if counts is None else np.asarray(counts, np.int64)
         self.tag_ids = np.arange(n) if tag_ids is None else np.asarray(tag_ids, np.int64)
         for k, v in dict(categories=self.categories, counts=self.counts, tag_ids=self.tag_ids, **self.extra).items():
             if len(v) != n: raise VaetagError(f'vocabulary: {n} names but {len(v)} {k}')
-        bad = next((t for t in self.names if not isinstance(t, str) or not t or t != t.strip() or not is_text(t)), None)
-        if bad is not None: raise VaetagError(f'vocabulary: {bad!r} is no tag name: it must be a text without blanks around it')
+        fits = lambda t: isinstance(t, str) and t and t == t.strip() and is_text(t)
+        bad = [t for t in self.names if not fits(t)]
+        if bad: raise VaetagError(f'vocabulary: {bad[0]!r} is no tag name: it must be a text without blanks around it')
         if len(self.index) < n:
             twice = next(t for i, t in enumerate(self.names) if self.index[t] != i)
             raise VaetagError(f'vocabulary: {twice!r} stands twice')
@@ -187,12 +192,12 @@ class Vocab:
         return Vocab([self.names[i] for i in rows], self.categories[rows], self.counts[rows], self.tag_ids[rows],
                      {k: [v[i] for i in rows] for k, v in self.extra.items()})
 
-# %% ../../nbs/01_data/00_tags.ipynb #ec0def19
+# %% ../../nbs/01_data/00_tags.ipynb #e9466182
 @patch
 def rows(self:Vocab, tags)->np.ndarray: # int, shape (n,)
     "The class indices of `tags`, which must all be known."
     for t in tags:
-        if t not in self.index: raise VaetagError(f'no tag {t!r} in the vocabulary of {len(self)}.{_near(t, self.names)}')
+        if t not in self.index: raise VaetagError(f'no tag {t!r} among the {len(self)} known.{_near(t, self.names)}')
     return np.array([self.index[t] for t in tags], int)
 
 def _near(tag, names):
@@ -228,7 +233,7 @@ def sha256(self:Vocab)->str: # 64 hex digits
     "SHA-256 of `name TAB category LF` over all rows in order."
     return hashlib.sha256(''.join(f'{t}\t{c}\n' for t, c in zip(self.names, self.categories)).encode()).hexdigest()
 
-# %% ../../nbs/01_data/00_tags.ipynb #4357697e
+# %% ../../nbs/01_data/00_tags.ipynb #819d828b
 def csv_columns(src,             # CSV file, local or remote
                 need=('name',),  # columns that must be there
                 )->tuple[dict, list]: # {column: cells as stripped texts}, line number of each row
@@ -238,16 +243,18 @@ def csv_columns(src,             # CSV file, local or remote
         head = [h.strip() for h in next(reader, [])]
         for r in reader:
             if r: rows.append(r); lines.append(reader.line_num)
-            if len(r) > len(head): raise VaetagError(f'{src}: line {reader.line_num} has {len(r)} cells, the header {len(head)}; '
-                                                     'a name that holds a comma needs quotes')
+            if len(r) > len(head):
+                raise VaetagError(f'{src}: line {reader.line_num} has {len(r)} cells, the header {len(head)}; '
+                                  'a name that holds a comma needs quotes')
     except csv.Error as e: raise VaetagError(f'{src}: not CSV: line {reader.line_num}: {e}') from e
     for n in need:
-        if n not in head: raise VaetagError(f"{src}: no column {n!r}; found {', '.join(map(repr, head[:8])) or 'an empty file'}")
+        found = ', '.join(map(repr, head[:8])) or 'an empty file'
+        if n not in head: raise VaetagError(f'{src}: no column {n!r}; found {found}')
     twice = next((h for i, h in enumerate(head) if h in head[:i]), None)
     if twice is not None: raise VaetagError(f'{src}: the column {twice!r} stands twice')
     return {h: [r[i].strip() if i < len(r) else '' for r in rows] for i, h in enumerate(head)}, lines
 
-# %% ../../nbs/01_data/00_tags.ipynb #8ffebf00
+# %% ../../nbs/01_data/00_tags.ipynb #a07bda37
 def _whole(cell):
     "A cell as a whole number; `None` if it is none"
     m = re.fullmatch(r'([+-]?[0-9]{1,18})(?:\.0*)?', cell, re.A)
@@ -259,17 +266,19 @@ def _one_row_each(src, names, lines, counts, duplicates):
     for i, t in enumerate(names):
         if not t: blank.append(i)
         elif t in first:
-            again.setdefault(t, [lines[first[t]]]).append(lines[i]); counts[first[t]] = max(counts[first[t]], counts[i])
+            again.setdefault(t, [lines[first[t]]]).append(lines[i])
+            counts[first[t]] = max(counts[first[t]], counts[i])
         else: first[t] = i
     found = [f"no name in line{'s'*(len(blank) > 1)} {', '.join(str(lines[i]) for i in blank[:5])}"] if blank else []
     found += [f"{t!r} in lines {', '.join(map(str, again[t][:5]))}" for t in list(again)[:5]]
     if found and duplicates == 'error':
-        raise VaetagError(f"{src}: {'; '.join(found)}: each class needs one row with a name (duplicates='merge' cleans a list)")
+        raise VaetagError(f"{src}: {'; '.join(found)}: each class needs one row with a name; "
+                          "duplicates='merge' cleans a list")
     if blank: say(f'{src}: {len(blank)} rows without a name dropped')
     if again: say(f"{src}: {len(again)} repeated names merged: {'; '.join(found[bool(blank):])}")
     return list(first.values())
 
-# %% ../../nbs/01_data/00_tags.ipynb #2b05cecd
+# %% ../../nbs/01_data/00_tags.ipynb #e5a56325
 def _numbers(src, column, cells, lines):
     "The category or tag id of each row; an error names the line"
     if column == 'category':
@@ -280,10 +289,11 @@ def _numbers(src, column, cells, lines):
                 except VaetagError as e: raise VaetagError(f'{src}: line {n}: {e}') from e
         return [known[c] for c in cells]
     ids = [_whole(c) for c in cells]
-    if None in ids: raise VaetagError(f'{src}: line {lines[ids.index(None)]}: {cells[ids.index(None)]!r} is no {column}')
+    bad = [i for i, x in enumerate(ids) if x is None]
+    if bad: raise VaetagError(f'{src}: line {lines[bad[0]]}: {cells[bad[0]]!r} is no {column}')
     return ids
 
-# %% ../../nbs/01_data/00_tags.ipynb #9caf1e27
+# %% ../../nbs/01_data/00_tags.ipynb #1053307d
 @patch(cls_method=True)
 def read(cls:Vocab,
          src,                # CSV with a header: `name`, and optionally `category`, `count`, `tag_id` and more
@@ -298,7 +308,8 @@ def read(cls:Vocab,
     names, counted = cols.pop('name'), 'count' in cols
     counts = [_whole(c) for c in cols.pop('count', ['0']*len(names))]
     bad = [i for i, c in enumerate(counts) if c is None]
-    if bad: say(f"{src}: {len(bad)} unreadable counts {'dropped' if min_count else 'taken as 0'}, the first in line {lines[bad[0]]}")
+    became = 'dropped' if min_count else 'read as 0'
+    if bad: say(f'{src}: {len(bad)} unreadable counts {became}, the first in line {lines[bad[0]]}')
     nums = {k: _numbers(src, k, cols.pop(k), lines) for k in ('category', 'tag_id') if k in cols}
     counts = [-1 if c is None else c for c in counts]
     keep = _one_row_each(src, names, lines, counts, duplicates)
@@ -326,7 +337,7 @@ def write(self:Vocab, path):
     with atomic_file(path) as f:
         for row in (cols, *zip(*cols.values())): f.write(','.join(map(_cell, row)) + '\n')
 
-# %% ../../nbs/01_data/00_tags.ipynb #9c06399d
+# %% ../../nbs/01_data/00_tags.ipynb #77ac0464
 @patch(cls_method=True)
 def from_counts(cls:Vocab,
                 counts:dict,     # `{name: number of images}`
@@ -343,8 +354,8 @@ def from_counts(cls:Vocab,
 def count(cls:Vocab, table, # a `TagTable`
           order='rank')->Vocab:
     "The tags that the pictures of a table carry, counted there."
-    n = dict(zip(table.vocab.names, table.counts().tolist()))
-    return cls.from_counts({t: k for t, k in n.items() if k}, dict(zip(table.vocab.names, table.vocab.categories)), order)
+    v, n = table.vocab, table.counts().tolist()
+    return cls.from_counts({t: k for t, k in zip(v.names, n) if k}, dict(zip(v.names, v.categories)), order)
 
 @patch
 def ordered(self:Vocab, order='rank')->Vocab:
@@ -356,14 +367,16 @@ def recount(self:Vocab, counts)->Vocab: # counts: int, shape (C,)
     "The same tags with other counts."
     return Vocab(self.names, self.categories, counts, self.tag_ids, self.extra)
 
-# %% ../../nbs/01_data/00_tags.ipynb #7b818564
+# %% ../../nbs/01_data/00_tags.ipynb #c8e34044
 @patch(cls_method=True)
 def merged(cls:Vocab, vocabs, # several `Vocab`
            order='rank')->Vocab:
     "One vocabulary of all tags in `vocabs`, with added counts."
     counts, cats = {}, {}
     for v in vocabs:
-        for t, c, n in zip(v.names, v.categories, v.counts): counts[t] = counts.get(t, 0) + int(n); cats.setdefault(t, c)
+        for t, c, n in zip(v.names, v.categories, v.counts):
+            counts[t] = counts.get(t, 0) + int(n)
+            cats.setdefault(t, c)
     return cls.from_counts(counts, cats, order)
 
 @patch
