@@ -9,6 +9,11 @@ from vaetag_nb.data.synth import make_scenes
 from vaetag_nb.latents.codec import Codec
 from vaetag_nb.latents.store import LatentStore
 from vaetag_nb.models.latent_tagger import load_model
+from vaetag_nb.models.pool import local_features
+from vaetag_nb.trainers import tagger
+from vaetag_nb.trainers.baselines import pooled
+from vaetag_nb.trainers.judge import fit_probe
+from vaetag_nb.trainers.processes import Processes
 from vaetag_nb.trainers.tagger import DecoderConfig, train_decoder
 
 @pytest.fixture(scope='module')
@@ -44,10 +49,20 @@ def test_soft_labels_an_absent_tag_and_mixed_shapes_finish_in_every_mode(home, t
     losses = [x['loss'] for x in read_jsonl(tmp_path/'run'/'log.jsonl') if 'loss' in x]
     assert losses and np.isfinite(losses).all()
 
-@pytest.mark.parametrize('head', [dict(head='plain'), dict(head='attention', spatial=False, attention_heads=2), dict(d=16, depth=1, heads=2, skip=2, dropout=.1, gradient_checkpointing=True)], ids=lambda h: h.get('head', 'pool'))
+@pytest.mark.parametrize('head', [dict(head='plain'), dict(head='attention', spatial=False, attention_heads=2), dict(d=16, depth=1, heads=2, skip=2, dropout=.1, gradient_checkpointing=True, probe_start=True)], ids=lambda h: h.get('head', 'pool'))
 def test_every_head_trains(home, tmp_path, head):
     r = train_decoder(config(home, tmp_path/'run', model=head, epochs=1, ema=0.))
     assert load_model(r.best).head.kind == head.get('head', 'pool')
+
+def test_a_head_that_starts_from_a_probe_says_what_the_probe_says(home, tmp_path):
+    train_decoder(config(home, tmp_path/'seen', epochs=1))                       # fills the store
+    cfg = tagger.check(config(home, tmp_path/'run', model=dict(d=16, depth=1, heads=2, skip=2, probe_start=True)))
+    run = tagger.prepare(cfg, Processes('cpu'))
+    task = tagger.DecoderTask(cfg, run.sources['train'], run.sources['val'], run.vocab, run.codec, run.preprocess)
+    of = lambda z: pooled(local_features(z), 2)
+    probe = fit_probe(run.sources['train'], run.sources['val'], of, cfg.seed)
+    z = run.sources['val'].get(0, next(iter(task.val_plan(0))))['z']
+    with torch.no_grad(): assert torch.allclose(task.head.eval()(z).sigmoid(), probe(of(z)), atol=1e-4)
 
 def test_the_vae_stays_and_a_second_run_encodes_nothing(home, tmp_path, monkeypatch):
     vae = {p.name: p.read_bytes() for p in (home/'vae').iterdir()}
@@ -101,7 +116,12 @@ def test_a_run_starts_from_another_models_rows(home, tmp_path):
 RUN = textwrap.dedent("""
     import sys
     from vaetag_nb.core.config import load
-    from vaetag_nb.trainers.tagger import DecoderConfig, train_decoder
+    from vaetag_nb.models.pool import local_features
+from vaetag_nb.trainers import tagger
+from vaetag_nb.trainers.baselines import pooled
+from vaetag_nb.trainers.judge import fit_probe
+from vaetag_nb.trainers.processes import Processes
+from vaetag_nb.trainers.tagger import DecoderConfig, train_decoder
     if __name__ == '__main__': train_decoder(load(DecoderConfig, sys.argv[1]))
     """)
 
@@ -141,7 +161,7 @@ def test_two_processes_report_what_one_does(home, tmp_path):
     (dict(epochs=0), 'epochs: 0 is not at least 1'), (dict(batch_size=0), 'batch_size: 0'), (dict(data=dict(metadata=None)), 'data.metadata: not given'),
     (dict(model=dict(heads=5, d=16)), 'model.heads: 5 does not divide model.d: 16'), (dict(codec=dict(vae=None)), 'codec.vae: not given'),
     (dict(image=dict(base_resolution=96, max_resolution=64)), 'max = 64'), (dict(image=dict(base_resolution=60, max_resolution=96, bucket_step=12)), '8'),
-    (dict(codec=dict(sample='sample')), 'codec.sample')])
+    (dict(codec=dict(sample='sample')), 'codec.sample'), (dict(model=dict(probe_start=True)), 'model.probe_start'), (dict(latents=dict(zoom=1)), 'latents.zoom')])
 def test_wrong_settings_are_usage_errors(home, tmp_path, change, text):
     with pytest.raises(UsageError) as e: train_decoder(config(home, tmp_path/'run', **change))
     assert text in str(e.value) and len(str(e.value).splitlines()) == 1

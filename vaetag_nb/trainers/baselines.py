@@ -23,7 +23,7 @@ def pooled(z:torch.Tensor,      # latents in model space, (B, C, h, w)
     "Latents averaged over the cells of a grid."
     return F.adaptive_avg_pool2d(z.float(), grid).flatten(1)
 
-# %% ../../nbs/06_trainers/47_baselines.ipynb #03c16dfa
+# %% ../../nbs/06_trainers/47_baselines.ipynb #ea428688
 @dataclass
 class Probe:
     "A fitted linear probe."
@@ -32,7 +32,6 @@ class Probe:
     mean: torch.Tensor      # of the training features, (D,)
     std: torch.Tensor
     l2: float               # strength of the regularisation
-    grid: int = 1
     def __call__(self, x)->torch.Tensor: # probabilities (B, C)
         "Probabilities for features (B, D)."
         return ((x-self.mean)/self.std @ self.weight + self.bias).sigmoid()
@@ -63,22 +62,24 @@ def logistic(x:torch.Tensor,    # standardised features, (N, D)
              for i in range(0, c, block)]
     return torch.cat([w for w, _ in parts], 1), torch.cat([b for _, b in parts])
 
-# %% ../../nbs/06_trainers/47_baselines.ipynb #5a5aecea
+# %% ../../nbs/06_trainers/47_baselines.ipynb #576c1d31
 def linear_probe(x:torch.Tensor, labels,            # training features (N, D) and sparse labels (N, C)
                  x_val:torch.Tensor, val,           # validation features and labels
                  score,                             # function of (probabilities, dense targets) -> figure, higher is better
-                 l2s=(1., .1, .01, 1e-3, 1e-4, 1e-5), # strengths to try
+                 l2s=(1., .1, .01, 1e-3, 1e-4, 1e-5), # strengths to try, from the strongest on, until two in a row did not help
                  max_records=20_000, seed=0,        # more training records than that are sampled
-                 grid=1)->Probe:
+                 )->Probe:
     "The linear probe whose strength of regularisation scores best on validation."
     if len(x) > max_records:
         rows = np.sort(np_rng(seed, 'probe').permutation(len(x))[:max_records])
         x, labels = x[rows], labels[rows]
     mean, std = x.mean(0), x.std(0).clamp(min=1e-6) if len(x) > 1 else torch.ones(x.shape[1])
-    x, best, fit, y_val = (x-mean)/std, None, None, torch.from_numpy(val.toarray())
+    x, best, fit, y_val, worse = (x-mean)/std, None, None, torch.from_numpy(val.toarray()), 0
     for l2 in sorted(l2s, reverse=True):
+        if worse == 2: break
         fit = logistic(x, labels, l2, fit)
-        p = Probe(*fit, mean, std, l2, grid)
+        p = Probe(*fit, mean, std, l2)
         s = score(p(x_val), y_val)
-        if best is None or s > best[0]: best = s, p
+        better = best is None or s > best[0]
+        best, worse = ((s, p), 0) if better else (best, worse+1)
     return best[1]

@@ -7,7 +7,7 @@ __all__ = ['RATES', 'ClassificationConfig', 'DecoderLoss', 'HeadConfig', 'Latent
            'DecoderConfig', 'check', 'mixed', 'DecoderTask', 'Prepared', 'store_folder', 'prepare', 'finish',
            'train_decoder']
 
-# %% ../../nbs/06_trainers/50_tagger.ipynb #4f46c650
+# %% ../../nbs/06_trainers/50_tagger.ipynb #25725007
 import dataclasses as dc
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +20,12 @@ from ..core.progress import say
 from ..core.rng import seeded
 from ..latents.store import LatentStore
 from ..losses import ClassificationLoss, bce
+from ..models.pool import local_features
 from ..models.latent_tagger import SIZES, build_head, init_from, load_model, save_model, set_prior
 from .cached import LatentSource, encode_sides, read_sides, same_shape
 from .engine import Trainer
-from .judge import judge, quick_figures
+from .baselines import pooled
+from .judge import fit_probe, judge, quick_figures
 from .optim import schedule
 from .processes import Processes, on_main
 from .settings import CodecConfig, DataConfig, EvalConfig, ImageConfig, OptimConfig, RunResult
@@ -59,7 +61,7 @@ class DecoderLoss:
         c, on = self.classification, self.mode == 'standard' and self.classification.kind == 'bce'
         return dc.replace(c, focal=on if c.focal is None else c.focal, class_balanced=on if c.class_balanced is None else c.class_balanced)
 
-# %% ../../nbs/06_trainers/50_tagger.ipynb #6beb2ee4
+# %% ../../nbs/06_trainers/50_tagger.ipynb #f5bfba64
 @dataclass
 class HeadConfig:
     "The network."
@@ -72,6 +74,7 @@ class HeadConfig:
     dropout: float = 0.                     # pool: on attention, MLP and embedding
     drop_path: float = .1                   # pool: chance that the last block is skipped
     skip: int = 0                           # pool: side of a grid of simple features that reach the logits directly; 4 helps when pictures are few
+    probe_start: bool = False               # pool with `skip`: start from a linear probe on the grid
     init: str|None = None                   # model folder to start from: its trunk, and its rows of tags of the same name
     spatial: bool = True                    # attention: gates on channels and places
     self_attention: bool = True             # attention: of the compressed tokens
@@ -135,7 +138,7 @@ class DecoderConfig:
     log_every: int = 10                     # steps
     cudnn_benchmark: bool = False           # fastest convolutions, not always the same ones
 
-# %% ../../nbs/06_trainers/50_tagger.ipynb #b3060b94
+# %% ../../nbs/06_trainers/50_tagger.ipynb #ffa83259
 RATES = dict(pool=(3e-4, .05), plain=(1e-3, 1e-6), attention=(1e-3, 1e-6), muon=(2e-3, .05))  # learning rate, weight decay
 
 def check(cfg:DecoderConfig)->DecoderConfig:
@@ -156,6 +159,9 @@ def check(cfg:DecoderConfig)->DecoderConfig:
     cfg.image.preprocess()
     if cfg.model.head == 'pool':
         with torch.device('meta'): build_head(cfg.model.spec(1, 1), 'model')
+    if cfg.model.probe_start:
+        if cfg.model.head != 'pool' or not cfg.model.skip: raise UsageError('model.probe_start: needs model.head: pool and model.skip above 0')
+        if cfg.model.init: raise UsageError('model.probe_start: true contradicts model.init; leave out one of them')
     return dc.replace(cfg, optim=optim)
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #5ab7cc48
@@ -168,7 +174,7 @@ def mixed(z, y,         # latents (B, C, h, w) and labels (B, K)
     s = torch.from_numpy(np.maximum(s, 1-s).astype(np.float32)).to(z.device)
     return torch.lerp(z[other], z, s[:, None, None, None]), torch.lerp(y[other], y, s[:, None])
 
-# %% ../../nbs/06_trainers/50_tagger.ipynb #229e424b
+# %% ../../nbs/06_trainers/50_tagger.ipynb #300f9e83
 class DecoderTask(Task):
     "A head on cached latents."
     select, goal = 'val/mAP', 'max'
@@ -187,6 +193,17 @@ class DecoderTask(Task):
         terms = dc.asdict(cfg.loss.terms())
         self.weight = terms.pop('weight')
         self.loss = ClassificationLoss(**terms, counts=vocab.counts, num_samples=len(source))
+        if cfg.model.probe_start: self.start_from_probe()
+
+    @torch.no_grad()
+    def start_from_probe(self):
+        "Make the head say what a linear probe on its grid says; training then adds what that lacks."
+        head, grid = self.head, self.cfg.model.skip
+        with torch.enable_grad(): p = fit_probe(self.source, self.val, lambda z: pooled(local_features(z), grid), self.cfg.seed)
+        w = (p.weight/p.std[:, None]).T
+        head.out.weight.copy_(torch.cat([torch.zeros(len(w), head.args['d']), w], 1))
+        head.out.bias.copy_(p.bias - w @ p.mean)
+        say(f'model.probe_start: regularisation {p.l2:g}')
 
     def start(self, model):
         "Take trunk and rows of a trained model."
@@ -247,7 +264,7 @@ def prepare(cfg:DecoderConfig, p:Processes)->Prepared:
     counts = np.bincount(train.labels.indices[train.labels.data > 0], minlength=train.labels.shape[1])
     return Prepared(sides, sources, sides['train'].vocab.recount(counts), codec.spec(), pre.to_dict())
 
-# %% ../../nbs/06_trainers/50_tagger.ipynb #7993c9fc
+# %% ../../nbs/06_trainers/50_tagger.ipynb #ea54757e
 def finish(cfg:DecoderConfig, run:Prepared, device)->dict:
     "Fit thresholds, measure, and complete the model folder; returns the figures."
     best = Path(cfg.out)/'best'
@@ -266,7 +283,7 @@ def train_decoder(cfg:DecoderConfig)->RunResult:
     run = prepare(cfg, p)
     task = DecoderTask(cfg, run.sources['train'], run.sources['val'], run.vocab, run.codec, run.preprocess)
     trainer = Trainer(task, out, epochs=cfg.epochs, accumulate=cfg.accumulate, seed=cfg.seed, precision=cfg.precision, max_grad_norm=cfg.optim.max_grad_norm,
-                      ema=cfg.ema, workers=cfg.workers, log_every=cfg.log_every, eval_every=cfg.eval.every, save_every=cfg.save_every, device=cfg.device,
+                      ema=cfg.ema, workers=cfg.workers, log_every=cfg.log_every, eval_every=cfg.eval.every, eval_first=cfg.model.probe_start, save_every=cfg.save_every, device=cfg.device,
                       gradient_checkpointing=cfg.model.gradient_checkpointing, cudnn_benchmark=cfg.cudnn_benchmark, config=cfg)
     trainer.fit()
     def conclude():
