@@ -2,10 +2,10 @@
 import hashlib, subprocess, sys
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow.parquet as pq, pytest, scipy.sparse as sp
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from vaetag_nb.core.errors import UsageError, VaetagError
 from vaetag_nb.data import split as S
-from vaetag_nb.data.stratify import numbered, quality, side_sizes, stratify, units
+from vaetag_nb.data.stratify import numbered, quality, side_sizes, stratify
 from vaetag_nb.data.table import TagTable
 from vaetag_nb.data.tags import Vocab
 

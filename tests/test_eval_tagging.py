@@ -5,7 +5,7 @@ from hypothesis import given, settings, strategies as st
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support
 from timm.task.evaluator import MultiLabelClassificationEvaluator
 from vaetag_nb.core.errors import UsageError, VaetagError
-from vaetag_nb.eval.curves import EDGES, BinScores, ExactScores, bin_of, checked, curve, pack, unpack
+from vaetag_nb.eval.curves import EDGES, BinScores, bin_of, checked, pack, unpack
 from vaetag_nb.eval.tagging import (MultiLabelMeter, Thresholds, average_precision, best_f1_threshold, bootstrap, brier, ece, fit_thresholds,
                                     global_threshold, grid_thresholds, mcut, middle, pr_threshold)
 

@@ -6,7 +6,7 @@
 __all__ = ['GROUP_KEYS', 'SIDES', 'METHODS', 'same_content', 'group_codes', 'group_records', 'hash_key', 'Split', 'apply', 'Draw',
            'make', 'ensure']
 
-# %% ../../nbs/01_data/30_split.ipynb #774594de
+# %% ../../nbs/01_data/30_split.ipynb #ce534b8b
 import hashlib, os, re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ from functools import cached_property
 from pathlib import PurePosixPath
 import numpy as np, pandas as pd, scipy.sparse as sp
 from fastcore.basics import patch
-from ..core.errors import UsageError, VaetagError, naming, nearest
+from ..core.errors import UsageError, VaetagError, nearest
 from ..core.io import atomic_file, read_parquet, to_json
 from ..core.progress import say, track
 from ..core.rng import np_rng
 from .files import is_remote, open_bytes
-from .stratify import SideErrors, even_sizes, numbered, quality, side_sizes, stratify, units
+from .stratify import SideErrors, even_sizes, numbered, quality, side_sizes, stratify
 
 # %% ../../nbs/01_data/30_split.ipynb #0055aa05
 def _size(path):
@@ -212,7 +212,7 @@ def apply(table, split:Split):
     if gone > 0: say(f'split: {gone} of its {len(split)} records are not in the data')
     return table.with_columns(split=side)
 
-# %% ../../nbs/01_data/30_split.ipynb #a37f85d6
+# %% ../../nbs/01_data/30_split.ipynb #b6ec4f1d
 @dataclass
 class Draw:
     "What the methods look at: the records in the table's order"
@@ -250,7 +250,7 @@ def _settle(group, fixed, ids):
 
 def _given(table, method, extend)->np.ndarray: # side number per record, -1: to be drawn
     "The sides that are there before drawing"
-    n, words = len(table), np.full(len(table), None, object)
+    words = np.full(len(table), None, object)
     if method == 'column':
         if table.split is None: raise VaetagError('split: method column needs a table with a column `split`')
         words = np.array([None if pd.isna(x) or x == '' else x for x in table.split], object)

@@ -27,7 +27,7 @@ def losses(scores, positive)->tuple: # (squared error, log loss), float64
     wrong = np.where(positive, 1-scores.astype(np.float64), scores.astype(np.float64))
     return wrong**2, -np.log(np.clip(1-wrong, 1e-7, 1-1e-7))
 
-# %% ../../nbs/07_eval/04_calibration.ipynb #85c2355f
+# %% ../../nbs/07_eval/04_calibration.ipynb #b34ae866
 class CellSums:
     "Per tag: cells, positives and scores per bin, squared error and log loss, all as integers."
     def __init__(self, tags:int):
@@ -37,7 +37,7 @@ class CellSums:
     def add(self, scores, positive, known, tags=slice(None)):
         "Add cells, images x tags; `tags` are the columns' numbers."
         p = np.where(known, scores, 0).astype(np.float32)
-        c, rows = p.shape[1], p.shape[0]
+        c = p.shape[1]
         at = (np.arange(c)*(BINS+1) + part_of(p))[known]
         q = fixed(p)
         count = lambda i, w=None: np.bincount(i, w, c*(BINS+1)).astype(np.int64).reshape(c, BINS+1)

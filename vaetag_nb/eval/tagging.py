@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['AVERAGING', 'MODES', 'MultiLabelMeter', 'tag_metrics', 'Report', 'bootstrap']
 
-# %% ../../nbs/07_eval/08_tagging.ipynb #6dd77b55
+# %% ../../nbs/07_eval/08_tagging.ipynb #147cb19f
 from dataclasses import dataclass, field
 from pathlib import Path
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd
 from fastcore.basics import patch
 from ..core.errors import UsageError, VaetagError, nearest
 from ..core.io import write_csv, write_json
