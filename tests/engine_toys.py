@@ -136,7 +136,7 @@ def child(fn, env, log):
     except BaseException: os.write(2, traceback.format_exc().encode())
     finally: sys.stderr.flush(); os._exit(code)
 
-def processes(fn, world=1, log=os.devnull, timeout=90)->list:
+def processes(fn, world=1, log=os.devnull, timeout=300)->list:
     "Run `fn()` in `world` processes, as torchrun would; their exit statuses, a signal as a negative number"
     port = free_port()
     env = lambda r: dict(RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world), MASTER_ADDR='127.0.0.1', MASTER_PORT=port) if world > 1 else {}

@@ -108,11 +108,11 @@ def torchrun(*args, **kw):
 
 def test_torchrun_killed_stopped_and_resumed(tmp_path):
     out, slow = tmp_path/'run', dict(epochs=8, task=dict(pause=.01))
-    assert torchrun('tagger', out, json.dumps(slow), json.dumps(dict(where='loss', step=4, rank=1)), stderr=subprocess.DEVNULL).wait(90) != 0
+    assert torchrun('tagger', out, json.dumps(slow), json.dumps(dict(where='loss', step=4, rank=1)), stderr=subprocess.DEVNULL).wait(300) != 0
     assert RunFolder(out).latest().state['step'] == 3
     p = torchrun('tagger', out, json.dumps(slow), stderr=subprocess.DEVNULL)
     while max((l['step'] for l in read_jsonl(out/'log.jsonl')), default=0) < 6 and p.poll() is None: time.sleep(.01)
-    p.terminate(); assert p.wait(90) != 0
+    p.terminate(); assert p.wait(300) != 0
     at = RunFolder(out).latest().state['step']
     assert f'stopped by SIGTERM after step {at}' in (out/'console.log').read_text() and not (out/'lock').exists() and 6 <= at < 16
     assert processes(lambda: train('tagger', out, epochs=8), 2) == [0, 0]

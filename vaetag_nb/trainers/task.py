@@ -28,7 +28,7 @@ class TensorSource:
     def get(self, epoch, indices): return {k: v[indices] for k, v in self.tensors.items()}
     def names(self, indices): return [str(self._names[i] if self._names is not None else i) for i in indices]
 
-# %% ../../nbs/06_trainers/10_task.ipynb #d28a5406
+# %% ../../nbs/06_trainers/10_task.ipynb #47f7400c
 class _Failed(NamedTuple): text: str; exit_code: int
 
 class _Fetch(Dataset):
@@ -50,15 +50,16 @@ def load_slices(source,      # what is loaded
     loader = DataLoader(_Fetch(source), sampler=sampler, batch_size=None, num_workers=workers, collate_fn=_as_it_is,
                         pin_memory=pin, worker_init_fn=_leave_interrupts, generator=torch_rng(0, 'loader'))
     batches = iter(loader)
-    while True:
-        try: s, batch = next(batches)
-        except StopIteration: return
-        except RuntimeError as e:
-            if 'DataLoader worker' not in str(e): raise
-            why = str(e).splitlines()[0]
-            raise VaetagError(f'a loading process died; if memory ran out, set fewer workers than {workers}: {why}') from e
-        if isinstance(batch, _Failed): e = VaetagError(batch.text); e.exit_code = batch.exit_code; raise e
-        yield s, batch
+    try:
+        for s, batch in batches:
+            if isinstance(batch, _Failed): e = VaetagError(batch.text); e.exit_code = batch.exit_code; raise e
+            yield s, batch
+    except RuntimeError as e:
+        if 'DataLoader worker' not in str(e): raise
+        why = str(e).splitlines()[0]
+        raise VaetagError(f'a loading process died; if memory ran out, set fewer workers than {workers}: {why}') from e
+    finally:
+        if workers: batches._shutdown_workers()   # now, not when the last traceback that mentions it is gone
 
 # %% ../../nbs/06_trainers/10_task.ipynb #7e38d137
 class Ctx:
