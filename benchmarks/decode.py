@@ -4,7 +4,7 @@
   python benchmarks/decode.py [--pictures 64] [--repeats 5] [--json]
 Peer of `load_batch`: Pillow's open, convert, crop and LANCZOS resize, then torchvision's `ToTensor` and `Normalize` to [-1, 1]; for the
 whole loader that function in a torch DataLoader with two worker processes, which starts with its first batch. Ours decodes with
-Pillow, too (torchcodec is left out), and runs in two threads; both crop alike and end with the same tensor, within 2 of 255.
+Pillow, too (torchcodec, where installed, has lines of its own), and runs in two threads; both crop alike and end with the same tensor, within 2 of 255.
 Pictures are JPEG of quality 90 with the statistics of photographs (power falls with the square and a half of frequency), about
 200 kB a megapixel, in five ratios. `[default buckets]` is what training does by default: one megapixel stays one megapixel.
 """
@@ -70,15 +70,20 @@ def loaders(files, pre, batch):
 def main():
     run = Bench(__doc__, pictures=64, batch=8)
     torch.set_num_threads(1)
-    images.torchcodec_jpeg = lambda: None
+    codec, images.torchcodec_jpeg = images.torchcodec_jpeg, lambda: None
     tmp = Path(tempfile.mkdtemp())
     try:
         for name, pixels, n in [('0.25 megapixels', 2**18, run.pictures), ('1 megapixel', 2**20, run.pictures), ('4 megapixels', 2**22, max(4, run.pictures//8))]:
             files = make(tmp/name, n, pixels)
             a, b = ours(files, (512, 512)), torch.stack([pillow(f, (512, 512)) for f in files])
             assert (a - b).abs().max() <= 2.01/127.5
-            run.duel(f'decode and resize, {name} to 512x512', lambda: [ours(files[i:i+8], (512, 512)) for i in range(0, n, 8)], lambda: [torch.stack([pillow(f, (512, 512)) for f in files[i:i+8]]) for i in range(0, n, 8)],
-                     n, 'picture', 2.5 if name == '1 megapixel' else None, 'Pillow')
+            batches = [files[i:i+8] for i in range(0, n, 8)]
+            mine, peers = lambda: [ours(b, (512, 512)) for b in batches], lambda: [torch.stack([pillow(f, (512, 512)) for f in b]) for b in batches]
+            run.duel(f'decode and resize, {name} to 512x512', mine, peers, n, 'picture', 2.5 if name == '1 megapixel' else None, 'Pillow')
+            if codec():
+                images.torchcodec_jpeg = codec
+                run.duel('the same with torchcodec', mine, peers, n, 'picture', peer_name='Pillow')
+                images.torchcodec_jpeg = lambda: None
         files = sorted((tmp/'1 megapixel').iterdir())
         for name, pre, goal in [('512x512', Preprocess(bucketing=False, resolution=512), 3.5), ('default buckets', Preprocess(), None)]:
             mine, peers = loaders(files, pre, run.batch)

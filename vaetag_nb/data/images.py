@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['CROPS', 'FITS', 'FILTERS', 'IN_TORCH', 'GIANT', 'one_by_one', 'giants', 'crop_box', 'fit_box', 'pillow_resize',
-           'resize', 'size_of', 'as_array', 'cut', 'fit_pixels', 'resize_to', 'work_alone', 'pool', 'torchcodec_jpeg',
-           'plain_jpeg', 'pixels', 'is_giant', 'read', 'Loaded', 'target_size', 'load_batch', 'to_float', 'to_uint8',
-           'EXTENSIONS', 'MAX_PIXELS', 'WHITE', 'ImageError', 'list_images', 'load_image', 'image_sizes']
+           'resize', 'size_of', 'as_array', 'cut', 'fit_pixels', 'resize_to', 'work_alone', 'cores', 'pool',
+           'torchcodec_jpeg', 'plain_jpeg', 'pixels', 'is_giant', 'read', 'Loaded', 'target_size', 'load_batch',
+           'to_float', 'to_uint8', 'EXTENSIONS', 'MAX_PIXELS', 'WHITE', 'ImageError', 'list_images', 'load_image',
+           'image_sizes']
 
 # %% ../../nbs/01_data/20_images.ipynb #16e92ada
 import functools, io, math, os, threading
@@ -123,7 +124,7 @@ def resize_to(img,             # Pillow image, or uint8 array (h, w, 3)
     out, box = fit_pixels(img, tuple(size), fit, crop, u, filter, background)
     return out.numpy(), box
 
-# %% ../../nbs/01_data/20_images.ipynb #db053d81
+# %% ../../nbs/01_data/20_images.ipynb #958eaed3
 one_by_one = threading.Lock()
 
 def work_alone():
@@ -132,6 +133,9 @@ def work_alone():
         n = torch.get_num_threads()
         torch.set_num_threads(1)
         t = threading.Thread(target=torch.set_num_threads, args=(n,)); t.start(); t.join()
+
+def cores()->int: # that this process may use
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 @functools.cache
 def pool(threads:int, pid:int)->ThreadPoolExecutor: # the process is a key, since a fork inherits no threads
@@ -195,7 +199,7 @@ def target_size(sizes)->tuple:
     if w < 1 or h < 1 or w*h > MAX_PIXELS: raise UsageError(f'size: {w} x {h} is not between 1 x 1 and {MAX_PIXELS:,} pixels')
     return w, h
 
-# %% ../../nbs/01_data/20_images.ipynb #d5064917
+# %% ../../nbs/01_data/20_images.ipynb #66a69630
 def load_batch(paths,            # files; bytes and Pillow images also go
                size,             # (width, height) of the batch
                fit='crop',       # 'crop', 'pad' or 'squash'
@@ -216,7 +220,8 @@ def load_batch(paths,            # files; bytes and Pillow images also go
             if is_giant(source) and not giant: return GIANT
             out[i], boxes[i] = fit_pixels(pixels(source, background, max_pixels), (tw, th), fit, crop, u, filter, background)
         except ImageError as e: return e.reason
-    threads = min(os.cpu_count() or 1, 8) if threads is None else threads
+    if us is not None and len(us) != len(paths): raise UsageError(f'{len(us)} draws `us` for {len(paths)} pictures')
+    threads = min(cores(), 8) if threads is None else threads
     with quiet: reasons = [*(map if threads < 2 or len(paths) < 2 else pool(threads, os.getpid()).map)(one, range(len(paths)))]
     for i in [i for i, r in enumerate(reasons) if r == GIANT]:
         with giants: reasons[i] = one(i, giant=True)
@@ -224,10 +229,10 @@ def load_batch(paths,            # files; bytes and Pillow images also go
     if errors: good = [i for i in range(len(paths)) if i not in errors]; out, boxes = out[good], boxes[good]
     return Loaded(out.permute(0, 3, 1, 2), boxes, errors)
 
-# %% ../../nbs/01_data/20_images.ipynb #913b721b
+# %% ../../nbs/01_data/20_images.ipynb #98e0b139
 def to_float(x:torch.Tensor)->torch.Tensor:
     "8-bit pixels as float32 in [-1, 1]."
-    return x.to(torch.float32).div_(127.5).sub_(1)
+    return x.to(torch.float32, copy=True).div_(127.5).sub_(1)
 
 def to_uint8(x:torch.Tensor)->torch.Tensor:
     "Values in [-1, 1] as 8-bit pixels; what lies outside is clipped."
