@@ -127,7 +127,7 @@ def test_kl_is_that_of_torch():
 
 def test_going_on_from_the_embedded_vae_does_not_spoil_it(tmp_path):
     make_scenes(tmp_path/'s', 48, seed=12)
-    base = dict(data=dict(metadata=str(tmp_path/'s/data.json'), val=.25), codec=dict(vae='embedded'), out=str(tmp_path/'run'), epochs=2, batch_size=4,
+    base = dict(data=dict(metadata=str(tmp_path/'s/data.json'), val=.25), codec=dict(vae='embedded'), out=str(tmp_path/'run'), epochs=2, batch_size=4, optim=dict(lr=1e-5),
                 image=dict(base_resolution=96, max_resolution=160, bucket_step=16, window=64))
     run = train_vae(load(VaeConfig, base))
     log = read_jsonl(tmp_path/'run/log.jsonl')
