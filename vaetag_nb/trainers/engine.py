@@ -113,11 +113,12 @@ def buffers(self:Trainer)->list:
     "The saved buffers of all modules that are trained."
     return [b for m in self.modules.values() for k, b in m.named_buffers() if k in m.state_dict()]
 
-# %% ../../nbs/06_trainers/40_engine.ipynb #f58b1a3b
+# %% ../../nbs/06_trainers/40_engine.ipynb #7f591a5c
 @patch
 def groups(self:Trainer):
     "Yield the batches of one optimiser step after the other, from the present position to the end of the run."
-    sampler, group = PlanSampler(self.task.plan, self.p.rank, self.p.world, (self.epoch, self.batch), self.epochs), []
+    at, group = (self.epoch, self.batch), []
+    sampler = PlanSampler(self.task.plan, self.p.rank, self.p.world, at, self.epochs, self.batches_per_epoch)
     try:
         for s, batch in load_slices(self.task.source, sampler, self.workers, self.device.type == 'cuda'):
             group.append((s, batch))

@@ -80,7 +80,7 @@ class Slice(NamedTuple):
     n: int               # how many of them count: all, or 0 for a process that only takes part
     total: int           # rows of the global batch, over all processes
 
-# %% ../../nbs/06_trainers/00_plan.ipynb #0f15d337
+# %% ../../nbs/06_trainers/00_plan.ipynb #eed4523f
 class PlanSampler:
     "The slices of one process, from a position of a run to its end; the sampler of a `DataLoader` without batching."
     def __init__(self,
@@ -88,8 +88,9 @@ class PlanSampler:
                  rank=0,          # this process
                  world=1,         # processes in all
                  start=(0, 0),    # (epoch, batch) of the first slice
-                 epochs=1):       # epochs of the run
-        self.plan, self.rank, self.world, self.start, self.epochs = plan, rank, world, start, epochs
+                 epochs=1,        # epochs of the run
+                 length=None):    # batches that every epoch must have; `None` does not check
+        self.plan, self.rank, self.world, self.start, self.epochs, self.length = plan, rank, world, start, epochs, length
     def slice(self, epoch, i, rows):
         mine = rows[self.rank::self.world]
         return Slice(epoch, i, mine if len(mine) else rows[:1], len(mine), len(rows))
@@ -97,4 +98,6 @@ class PlanSampler:
         epoch, first = self.start
         for e in range(epoch, self.epochs):
             batches = self.plan(e)
+            if self.length not in (None, len(batches)):
+                raise ValueError(f'the plan has {len(batches)} batches in epoch {e}, not {self.length} as in the others')
             for i in range(first if e == epoch else 0, len(batches)): yield self.slice(e, i, batches[i])
