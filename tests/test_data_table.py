@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 from scipy import sparse
 from vaetag_nb.core.errors import UsageError, VaetagError
-from vaetag_nb.data.audit import clean_tags, faults, tag_stats, validate, write_cleaned
+from vaetag_nb.data.audit import clean_tags, faults, make_testset, tag_stats, validate, write_cleaned
 from vaetag_nb.data.decode import load_image
 from vaetag_nb.data.table import TagTable
 from vaetag_nb.data.tags import Pairs, Vocab, parse_tags
@@ -106,6 +106,26 @@ def test_fixed_files_validate_clean(tmp_path_factory, doc):
             and (p := parse_tags(t, KNOWN)).tags}
     assert {k: parse_tags(t, KNOWN).tags for k, t in fixed.items()} == want
     if fixed: assert faults(validate(d/'data.cleaned.json', KNOWN)) == {}
+
+# --- a test set is a partition, the same every time ----------------------------------------------------------------------
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(['cat', 'cat:.5, dog', 'dog:0', '', 'x:y'])), min_size=2, max_size=14),
+       st.floats(.01, .99), st.booleans(), st.integers(0, 3))
+@settings(max_examples=40)
+def test_testset_is_a_partition(tmp_path_factory, records, ratio, by_tags, seed):
+    d = tmp_path_factory.mktemp('set')
+    for i, (content, _) in enumerate(records): Image.new('L', (4, 4), content).save(d/f'{i}.png')
+    (d/'s.json').write_text(json.dumps({f'{i}.png': t for i, (_, t) in enumerate(records)}))
+    make = lambda: make_testset(d/'s.json', d/'out', ratio, seed=seed, by_tags=by_tags)
+    try: made = make()
+    except VaetagError as e: assert 'same content' in str(e) or 'leave none' in str(e) or 'groups' in str(e); return
+    files = {p.name: p.read_bytes() for p in (d/'out').iterdir()}
+    data, train, test = (json.loads(files[f'{n}.json']) for n in ('data', 'train', 'test'))
+    assert list(data) == [f'../{i}.png' for i in range(len(records))] and not set(train) & set(test) and data == train | test
+    assert train and test and (made['train'], made['test']) == (len(train), len(test))
+    side = [f'../{i}.png' in test for i in range(len(records))]
+    assert all(side[i] == side[j] for i in range(len(side)) for j in range(i) if records[i][0] == records[j][0])
+    assert {k: parse_tags(t).tags for k, t in data.items()} == {f'../{i}.png': parse_tags(t).tags for i, (_, t) in enumerate(records)}
+    make(); assert {p.name: p.read_bytes() for p in (d/'out').iterdir()} == files
 
 # --- every layout says the same ------------------------------------------------------------------------------------------
 @pytest.fixture

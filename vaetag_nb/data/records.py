@@ -159,12 +159,11 @@ def csv_records(src, report, columns=None, # `{ours: theirs}`, see `find_columns
             yield from row_batches((row(*r) for r in islice(csv_rows(src, f), 1, None)), names, report)
     return Records(batches(), guessed_id=id_is_guess(names, columns))
 
-# %% ../../nbs/01_data/21_records.ipynb #38ddd43c
+# %% ../../nbs/01_data/21_records.ipynb #bcb5aa22
 TABLE_FORMAT = 'vaetag-table/1'
 
 def arrow_tags(a, src):
     "A column of tags as an arrow array of lists, or as a list of texts or mappings."
-    import pyarrow as pa
     from pyarrow import types as is_
     if is_.is_dictionary(a.type): a = a.dictionary_decode()
     t = a.type

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CATEGORIES', 'RATINGS', 'category_id', 'category_rank', 'tag_order', 'is_text', 'tag_weight', 'parse_entry',
            'BadRecord', 'Pairs', 'kind_of', 'tag_entries', 'ParsedTags', 'entry_text', 'read_entry', 'parse_tags',
-           'weight_text', 'format_tags', 'Vocab', 'csv_columns']
+           'weight_text', 'format_tags', 'Vocab', 'csv_columns', 'write_columns']
 
 # %% ../../nbs/01_data/00_tags.ipynb #a8c86b3d
 import csv, hashlib, io, re
@@ -324,18 +324,22 @@ def read(cls:Vocab,
     if 'tag_id' not in nums: v.tag_ids = np.arange(len(v))
     return v
 
-# %% ../../nbs/01_data/00_tags.ipynb #d5723f73
+# %% ../../nbs/01_data/00_tags.ipynb #87c12d52
 def _cell(x):
     "A CSV cell, in quotes where it must be; Python's own writer forgets the carriage return"
     s = str(x)
     return '"' + s.replace('"', '""') + '"' if re.search('[,"\r\n]', s) else s
 
+def write_columns(path, columns:dict): # {column: values}
+    "Write a CSV that `csv_columns` reads back whatever the texts are (UTF-8, LF), atomically."
+    with atomic_file(path) as f:
+        for row in (columns, *zip(*columns.values())): f.write(','.join(map(_cell, row)) + '\n')
+
 @patch
 def write(self:Vocab, path):
-    "Write `tag_id,name,category,count` and further columns as CSV (UTF-8, LF), atomically."
-    cols = dict(tag_id=self.tag_ids, name=self.names, category=self.categories, count=self.counts, **self.extra)
-    with atomic_file(path) as f:
-        for row in (cols, *zip(*cols.values())): f.write(','.join(map(_cell, row)) + '\n')
+    "Write `tag_id,name,category,count` and further columns as CSV, atomically."
+    own = dict(tag_id=self.tag_ids, name=self.names, category=self.categories, count=self.counts)
+    write_columns(path, own | self.extra)
 
 # %% ../../nbs/01_data/00_tags.ipynb #77ac0464
 @patch(cls_method=True)
