@@ -137,17 +137,17 @@ class DataSynth:
         return Outcome(made | dict(output_dir=str(self.output_dir)),
                        f"{self.output_dir}: {made['images']} scenes with {made['tags']} tags, {made['made']} of them made now")
 
-# %% ../nbs/11_cli.ipynb #d9bddc1d
+# %% ../nbs/11_cli.ipynb #82c43ddf
 @verb('data split')
 @dataclass(kw_only=True)
 class DataSplit(FromData):
     "Divide the records into train, val and test without leaks; the split is written once and reused."
-    data: Positional[Path]                    # metadata JSON, folder, Parquet, CSV or JSONL
+    data: Positional[str]                     # metadata JSON, folder, Parquet, CSV or JSONL
     method: Literal['stratified', 'random', 'hash', 'modulo', 'column'] = 'stratified' # how sides are drawn
     val: float = 0.1                          # share of the validation side
     test: float = 0.1                         # share of the test side
     no_val: bool = False                      # whether `--val 0` is meant
-    group_by: tuple[str, ...] = ('sha256',)   # what keeps records together: sha256 (content), group, column:NAME
+    group_by: tuple[str, ...]|None = None     # what keeps records together: sha256 (content), group, column:NAME; none: content, and the table's groups
     seed: int = 0                             # of the draw
     extend: bool = False                      # keep the sides of an existing split and assign only new records
     out: Path = Path('split.parquet')         # file to write, or to reuse
@@ -163,12 +163,12 @@ class DataSplit(FromData):
         return Outcome(dict(sizes=sizes, fingerprint=s.fingerprint, quality=s.quality, out=str(self.out), done=done),
                        f"{self.out}: {', '.join(f'{n} {k}' for k, n in sizes.items())} ({done})")
 
-# %% ../nbs/11_cli.ipynb #c9820875
+# %% ../nbs/11_cli.ipynb #baeedde2
 @verb('data vocab')
 @dataclass(kw_only=True)
 class DataVocab(FromData):
     "Count the tags of a data set into a selected_tags.csv."
-    data: Positional[Path]                # metadata JSON, folder, Parquet, CSV or JSONL
+    data: Positional[str]                 # metadata JSON, folder, Parquet, CSV or JSONL
     out: Path = Path('selected_tags.csv') # file to write
     min_count: int = 0                    # rarer tags are left out
     top: int|None = None                  # how many tags to keep of each category, the commonest
@@ -182,12 +182,12 @@ class DataVocab(FromData):
         return Outcome(dict(tags=len(kept), left_out=len(all_tags)-len(kept), sizes=kept.sizes(), out=str(self.out)),
                        f'{self.out}: {len(kept)} tags, {len(all_tags)-len(kept)} left out')
 
-# %% ../nbs/11_cli.ipynb #f375baac
+# %% ../nbs/11_cli.ipynb #08402394
 @verb('data validate')
 @dataclass(kw_only=True)
 class DataValidate:
     "Find everything that is wrong with a data set, decoding every picture; exit status 1 if anything is."
-    json_path: Path                             # the data set: metadata JSON, or any other layout
+    json_path: str                              # the data set: metadata JSON, or any other layout
     tags_csv_path: Path|None = None             # known tags
     output_dir: Path|None = Path('data_validation') # folder for the report files
     layout: str = 'auto'                        # as for data split
@@ -201,12 +201,12 @@ class DataValidate:
         short = {k: v for k, v in s.items() if not isinstance(v, list)}
         return Outcome(s, f'{_lines(short)}\n\n' + (f"found wrong: {', '.join(wrong)}; details in {self.output_dir}" if wrong else 'nothing wrong'), int(bool(wrong)))
 
-# %% ../nbs/11_cli.ipynb #5e8615f9
+# %% ../nbs/11_cli.ipynb #56fab0ce
 @verb('data stats')
 @dataclass(kw_only=True)
 class DataStats(FromData):
     "Counts, co-occurrence and tags per picture, of the whole and of each side of a split."
-    data: Positional[Path]        # metadata JSON, folder, Parquet, CSV or JSONL
+    data: Positional[str]         # metadata JSON, folder, Parquet, CSV or JSONL
     split: Path|None = None       # split.parquet
     rare: int = 10                # tags with fewer pictures are called rare
     out: Path|None = None         # folder for tables and a picture
@@ -226,7 +226,7 @@ def _part(text):
     if not m or not int(m[1]) < int(m[2]): raise UsageError(f'--part {text}: give i/n with i from 0 to n-1, such as 0/4')
     return int(m[1]), int(m[2])
 
-# %% ../nbs/11_cli.ipynb #75702ef4
+# %% ../nbs/11_cli.ipynb #1ccc0ffb
 @verb('latents encode')
 def latents_encode(args):
     "Encode pictures once: of a data set into a latent store (resumable, in parts), or of a folder into one file."
@@ -234,7 +234,7 @@ def latents_encode(args):
     @dataclass(kw_only=True)
     class Encode(FromData):
         images: Positional[Path|None] = None  # picture or folder; or give --data
-        data: Path|None = None                # metadata JSON, folder, Parquet, CSV or JSONL
+        data: str|None = None                 # metadata JSON, folder, Parquet, CSV or JSONL
         vae: str = 'embedded'                 # folder or file of the VAE
         out: Path                             # store (folder), or file with --format
         format: Literal['store', 'safetensors', 'npz', 'json'] = 'store' # json: model space, for old consumers
@@ -371,13 +371,13 @@ def _tag(o):
     text = '\n'.join(f"{r['path']}\n" + '\n'.join(f"  {t['score']:.4f}  {t['tag']}" for t in r['tags']) if r['error'] is None else f"{r['path']}: {r['error']}" for r in rows)
     return Outcome(dict(images=rows), text)
 
-# %% ../nbs/11_cli.ipynb #dfad5998
+# %% ../nbs/11_cli.ipynb #415446fa
 @verb('eval tagger')
 @dataclass(kw_only=True)
 class EvalTagger(FromData):
     "Measure a tagger on a data set: a table of every tag, the summary, intervals; or fit its thresholds."
     model: Path                     # model folder
-    data: Path                      # metadata JSON, folder, Parquet, CSV or JSONL
+    data: str                       # metadata JSON, folder, Parquet, CSV or JSONL
     split: Path|None = None         # split.parquet
     side: str|None = None           # with --split: train, val or test
     thresholds: str = 'auto'        # auto (the model's own), a number, or an optimal_thresholds.json
