@@ -124,7 +124,7 @@ def resize_to(img,             # Pillow image, or uint8 array (h, w, 3)
     out, box = fit_pixels(img, tuple(size), fit, crop, u, filter, background)
     return out.numpy(), box
 
-# %% ../../nbs/01_data/20_images.ipynb #958eaed3
+# %% ../../nbs/01_data/20_images.ipynb #82e111be
 one_by_one = threading.Lock()
 
 def work_alone():
@@ -139,8 +139,10 @@ def cores()->int: # that this process may use
 
 @functools.cache
 def pool(threads:int, pid:int)->ThreadPoolExecutor: # the process is a key, since a fork inherits no threads
-    "The threads that load pictures in this process."
-    return ThreadPoolExecutor(threads, 'vaetag-load', initializer=work_alone)
+    "The threads that load pictures in this process, all of them started."
+    ex, ready = ThreadPoolExecutor(threads, 'vaetag-load', initializer=work_alone), threading.Barrier(threads)
+    list(ex.map(lambda _: ready.wait(), range(threads)))  # a late start would change torch's default while others run
+    return ex
 
 # %% ../../nbs/01_data/20_images.ipynb #bed5ce17
 @functools.cache
