@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${BIN:=.venv/bin}"
-export OMP_NUM_THREADS=1 VAETAG_QUIET=1
+export OMP_NUM_THREADS=1
 cores=$(nproc 2>/dev/null || sysctl -n hw.ncpu)
 "$BIN/nbdev_export"
 TMPDIR=$(mktemp -d); export TMPDIR; trap 'rm -rf "$TMPDIR"' EXIT   # what notebooks and tests write goes with it

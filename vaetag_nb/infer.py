@@ -78,7 +78,7 @@ def same_vae(expected:str, found:str, what:str):
     if expected != found: raise VaetagError(f'{what}: made with another VAE than this model: its fingerprint is {found}, expected is {expected}')
 
 # %% ../nbs/08_infer.ipynb #48196437
-CPU_PIXELS = 2**17 # pixels that a CPU encodes at once; beyond, the layers' outputs leave its cache and every picture costs more
+CPU_PIXELS = 2**16 # pixels that a CPU computes at once; beyond, the layers' outputs leave its cache and every picture costs more
 
 @patch
 @torch.inference_mode()
@@ -100,7 +100,7 @@ def score_images(self:Tagger, x:torch.Tensor, # (B, 3, H, W) uint8, or float in 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == 'bf16'):
             return self.codec.encode(to_float(x) if x.dtype == torch.uint8 else x)
     n = max(1, CPU_PIXELS//(x.shape[2]*x.shape[3])) if self.device.type == 'cpu' else len(x)
-    return self.score_latents(torch.cat([halving(encode, part) for part in x.split(n)]))
+    return np.concatenate([self.score_latents(halving(encode, part)) for part in x.split(n)])
 
 # %% ../nbs/08_infer.ipynb #4497c417
 @patch

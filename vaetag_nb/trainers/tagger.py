@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 import numpy as np, torch
+from fastcore.basics import patch
 from timm.optim import Muon, param_groups_weight_decay
 from ..core.errors import UsageError, VaetagError
 from ..core.io import read_json, write_json
@@ -195,16 +196,6 @@ class DecoderTask(Task):
         self.loss = ClassificationLoss(**terms, counts=vocab.counts, num_samples=len(source))
         if cfg.model.probe_start: self.start_from_probe()
 
-    @torch.no_grad()
-    def start_from_probe(self):
-        "Make the head say what a linear probe on its grid says; training then adds what that lacks."
-        head, grid = self.head, self.cfg.model.skip
-        with torch.enable_grad(): p = fit_probe(self.source, self.val, lambda z: pooled(local_features(z), grid), self.cfg.seed)
-        w = (p.weight/p.std[:, None]).T
-        head.out.weight.copy_(torch.cat([torch.zeros(len(w), head.args['d']), w], 1))
-        head.out.bias.copy_(p.bias - w @ p.mean)
-        say(f'model.probe_start: regularisation {p.l2:g}')
-
     def start(self, model):
         "Take trunk and rows of a trained model."
         a, b = model.codec.get('fingerprint'), self.codec['fingerprint']
@@ -227,7 +218,7 @@ class DecoderTask(Task):
     def validate(self, trainer):
         "Loss and threshold-free figures on the validation records."
         mine = [(s.indices, self.head(b['z']).float(), b['y']) for s, b in trainer.batches(self.val, self.val_plan)]
-        mine = [(i, (bce(x, y, reduction='none').mean(1)*len(x)/len(x)).cpu(), x.sigmoid().cpu()) for i, x, y in mine]
+        mine = [(i, (bce(x, y, reduction='none').mean(1)).cpu(), x.sigmoid().cpu()) for i, x, y in mine]
         parts = [p for ps in trainer.gather(mine) for p in ps]
         order = np.argsort(np.concatenate([i for i, *_ in parts]), kind='stable')
         loss, p = (torch.cat([x[k] for x in parts])[order] for k in (1, 2))
@@ -235,6 +226,18 @@ class DecoderTask(Task):
 
     def save_best(self, folder, trainer):
         save_model(folder, self.head, self.vocab, self.codec, self.preprocess)
+
+# %% ../../nbs/06_trainers/50_tagger.ipynb #234ade7e
+@patch
+@torch.no_grad()
+def start_from_probe(self:DecoderTask):
+    "Make the head say what a linear probe on its grid says; training then adds what that lacks."
+    head, grid = self.head, self.cfg.model.skip
+    with torch.enable_grad(): p = fit_probe(self.source, self.val, lambda z: pooled(local_features(z), grid), self.cfg.seed)
+    w = (p.weight/p.std[:, None]).T
+    head.out.weight.copy_(torch.cat([torch.zeros(len(w), head.args['d']), w], 1))
+    head.out.bias.copy_(p.bias - w @ p.mean)
+    say(f'model.probe_start: regularisation {p.l2:g}')
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #cfed61cc
 @dataclass
