@@ -8,7 +8,7 @@ Pillow, too (torchcodec, where installed, has lines of its own), and runs in two
 Pictures are JPEG of quality 90 with the statistics of photographs (power falls with the square and a half of frequency), about
 200 kB a megapixel, in five ratios. `[default buckets]` is what training does by default: one megapixel stays one megapixel.
 """
-import io, os, shutil, tempfile
+import os, shutil, tempfile
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image

@@ -1,5 +1,5 @@
 """`train vae`: it learns from nothing, does not spoil what is good, goes on where it stopped, and its terms do what they say."""
-import json, signal
+import signal
 import numpy as np, pytest, torch
 from vaetag_nb.core.config import load
 from vaetag_nb.core.errors import UsageError, VaetagError

@@ -7,13 +7,13 @@ __all__ = ['HEADS', 'FORMAT', 'FILES', 'build_head', 'set_prior', 'copy_rows', '
            'same_tags', 'load_state', 'load_model']
 
 # %% ../../nbs/05_models/30_latent_tagger.ipynb #18e82e8b
-import inspect, math, typing as T
-from dataclasses import dataclass, field
+import inspect, typing as T
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
 import vaetag_nb
-from ..core.config import ConfigError, coerce
-from ..core.errors import UsageError, VaetagError, nearest
+from ..core.config import coerce
+from ..core.errors import VaetagError, nearest
 from ..core.io import atomic_dir, load_tensors, read_json, save_tensors, write_json
 from ..data.tags import Vocab
 from .classic import AttentionHead, PlainHead

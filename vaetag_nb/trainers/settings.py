@@ -9,7 +9,6 @@ __all__ = ['ImageConfig', 'DataConfig', 'val_share', 'read_records', 'CodecConfi
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-import numpy as np
 from ..core.errors import UsageError, VaetagError
 from ..bucketing import Preprocess
 from ..data.split import ensure
