@@ -12,7 +12,7 @@ fi
 rm -rf _proc _site/src _site/html
 "$BIN/python" tools/nbproc.py "$src"
 "$BIN/python" tools/nbdocs.py _proc _site/src
-cp -r docs/. _site/src/
+cp -r docs/. _site/src/; cp -r nbs/images _site/src/
 if [ ! -f _site/js/tex-svg.js ]; then   # three files that make maths and widgets work without a network at reading time
   mkdir -p _site/js/pack; ( cd _site/js/pack
     npm pack --silent mathjax@3 requirejs @jupyter-widgets/html-manager@1.0.15 >/dev/null
