@@ -3,6 +3,9 @@
 
 Draws 4000 scenes into runs/scene_vae/, trains as scene_vae.yaml says (about 25 minutes on one core; an interrupted run goes on),
 and measures PSNR on 256 scenes of a seed that training never saw. --install puts the weights into vaetag_nb/assets.
+
+The weights that ship were trained just before `data.synth` began to place objects on a lattice, so a new run gives other bits; their
+figures in held_out.json are of scenes as they are drawn now. Delete runs/scene_vae before a new run.
 """
 import shutil, sys
 from pathlib import Path
