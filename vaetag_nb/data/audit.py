@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['broken_images', 'reports', 'faults', 'clean_tags', 'write_cleaned', 'validate', 'Stats', 'tag_pairs', 'tag_stats',
-           'plot_stats', 'portable_keys', 'test_rows', 'make_testset']
+           'write_figure', 'plot_stats', 'portable_keys', 'test_rows', 'make_testset']
 
 # %% ../../nbs/01_data/40_audit.ipynb #25ee8234
 import html, os
@@ -15,7 +15,7 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 from scipy import sparse
 from ..core.errors import UsageError, VaetagError
-from ..core.io import atomic_dir, write_csv, write_json
+from ..core.io import atomic_file, write_csv, write_json
 from ..core.progress import say, track
 from .decode import ImageError, load_image
 from .files import Finder, is_remote, read_bytes
@@ -189,6 +189,17 @@ def tag_stats(table,     # `TagTable`
                  tag_pairs(table, among), per_image, rare)
 
 # %% ../../nbs/01_data/40_audit.ipynb #5181679d
+def write_figure(path, # PNG file
+                 draw, # takes the empty figure and draws into it
+                 size=(8.5, 2.8)): # inches
+    "Write what `draw` draws with matplotlib as PNG, atomically."
+    import matplotlib.pyplot as plt
+    fig = plt.figure(figsize=size, layout='constrained')
+    try:
+        draw(fig)
+        with atomic_file(path, 'wb') as f: fig.savefig(f, format='png', dpi=110, metadata=dict(Software=None))
+    finally: plt.close(fig)
+
 def plot_stats(s:Stats, axes=None): # two matplotlib axes
     "Draw the long tail of the tags and how many tags pictures have."
     import matplotlib.pyplot as plt
@@ -223,15 +234,12 @@ def to_dict(self:Stats, top=20)->dict: # top: tags and pairs that are listed
 
 @patch
 def write(self:Stats, folder):
-    "Write `stats.json`, `tags.csv`, `pairs.csv` and `stats.png` as one folder, atomically."
-    import matplotlib.pyplot as plt
-    with atomic_dir(folder) as d:
-        write_json(d/'stats.json', self.to_dict())
-        write_csv(d/'tags.csv', self.tags)
-        write_csv(d/'pairs.csv', self.pairs)
-        fig, axes = plt.subplots(1, 2, figsize=(8.5, 2.8), layout='constrained')
-        try: plot_stats(self, axes); fig.savefig(d/'stats.png', dpi=110)
-        finally: plt.close(fig)
+    "Write `stats.json`, `tags.csv`, `pairs.csv` and `stats.png` into `folder`, each atomically."
+    folder = Path(folder)
+    write_json(folder/'stats.json', self.to_dict())
+    write_csv(folder/'tags.csv', self.tags)
+    write_csv(folder/'pairs.csv', self.pairs)
+    write_figure(folder/'stats.png', lambda fig: plot_stats(self, fig.subplots(1, 2)))
 
 # %% ../../nbs/01_data/40_audit.ipynb #f6835f80
 def portable_keys(t, src, out, image_root=None)->tuple: # keys, how many stay as they were
