@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'AREA', 'INCOMPLETE', 'check_multiple', 'check_range', 'grid_sizes', 'nearest_bucket', 'Buckets',
-           'check_sizes', 'kept_size', 'buckets_of', 'Preprocess', 'Groups', 'Batches', 'batches_by_bucket']
+           'check_sizes', 'kept_size', 'bucket_table', 'crop_summary', 'buckets_of', 'Preprocess', 'Groups', 'Batches',
+           'batches_by_bucket']
 
 # %% ../nbs/02_bucketing.ipynb #d474c860
 import dataclasses as dc, functools, math, operator
@@ -122,25 +123,31 @@ def fate(self:Buckets, w, h)->pd.DataFrame: # a row per picture: bucket (row of 
     nw, nh = kept_size(w, h, *self.sizes[ids].T)
     return pd.DataFrame(dict(bucket=ids, kept=nw*nh/(w*h), upscaled=(nw < self.sizes[ids, 0]) | (nh < self.sizes[ids, 1])))
 
-@patch
-def table(self:Buckets, w, h)->pd.DataFrame:
-    "The buckets in use: pictures, their share, the mean area that cropping keeps, how many are scaled up."
-    f = self.fate(w, h)
+def bucket_table(sizes, f)->pd.DataFrame: # sizes: (n, 2) widths and heights; f: what `fate` gives
+    "The sizes in use: pictures, their share, the mean area that cropping keeps, how many are scaled up."
     g = f.groupby('bucket')
-    n, (bw, bh) = g.size(), self.sizes[list(g.groups)].T
+    n, (bw, bh) = g.size(), sizes[list(g.groups)].T
     return pd.DataFrame(dict(bucket=[f'{a}x{b}' for a, b in zip(bw, bh)], ratio=bw/bh, images=n.values, share=n.values/max(1, len(f)),
                              kept=g.kept.mean().values, upscaled=g.upscaled.sum().values))
 
-# %% ../nbs/02_bucketing.ipynb #cb76739a
 @patch
-def crop_report(self:Buckets, w, h, worst=5)->dict: # shares of the area, counts of pictures, positions of the worst
-    "What the buckets crop and scale up."
-    f = self.fate(w, h)
+def table(self:Buckets, w, h)->pd.DataFrame:
+    "The buckets in use, see `bucket_table`."
+    return bucket_table(self.sizes, self.fate(w, h))
+
+# %% ../nbs/02_bucketing.ipynb #cb76739a
+def crop_summary(f, worst=5)->dict: # shares of the area, counts of pictures, positions of the worst
+    "How much of the pictures is cropped, and how many are scaled up, of what `fate` gives."
     k = f.kept.values
     if not len(k): return dict(images=0)
     return dict(images=len(k), kept_mean=float(k.mean()), kept_p5=float(np.quantile(k, .05)), kept_min=float(k.min()),
                 lose_10=int((k < .9).sum()), lose_25=int((k < .75).sum()), lose_50=int((k < .5).sum()),
                 upscaled=int(f.upscaled.sum()), worst=np.argsort(k, kind='stable')[:worst].tolist())
+
+@patch
+def crop_report(self:Buckets, w, h, worst=5)->dict:
+    "What the buckets crop and scale up, see `crop_summary`."
+    return crop_summary(self.fate(w, h), worst)
 
 # %% ../nbs/02_bucketing.ipynb #d7b4e767
 @patch
