@@ -15,6 +15,7 @@ import numpy as np, torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensors_to_bytes
 from .errors import VaetagError, naming
+from .progress import say
 
 # %% ../../nbs/00_core/40_io.ipynb #85d739a3
 def _sync_folder(path):
@@ -190,13 +191,17 @@ def load_tree(path, device='cpu'):
     return _unpack(meta['tree'], tensors)
 
 # %% ../../nbs/00_core/40_io.ipynb #b20877ae
-def load_pickle(path):
+def load_pickle(path, trust=False): # `trust`: let the pickle run what it wants; only for a file that its user vouches for
     "The content of a torch pickle of tensors and plain containers; anything that would run code is refused."
     with naming(path), open(path, 'rb'): pass
-    try: return torch.load(path, map_location='cpu', weights_only=True)
+    if trust: say(f'{path}: opened on trust: whatever code this pickle holds runs now')
+    try: return torch.load(path, map_location='cpu', weights_only=not trust)
     except pickle.UnpicklingError as e:
+        if trust: raise VaetagError(f"{path}: not a torch file, or a torn one: {' '.join(str(e).split())[:120]}") from e
         raise VaetagError(f'{path}: this pickle needs more than tensors and is not opened; if you trust where it comes from, '
                           'convert it with `vaetag migrate ... --trust`') from e
+    except ImportError as e:
+        raise VaetagError(f'{path}: this pickle needs the Python module {e.name}; run this where that can be imported') from e
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, UnicodeDecodeError, zipfile.BadZipFile) as e:
         raise VaetagError(f"{path}: not a torch file, or a torn one: {' '.join(str(e).split())[:120]}") from e
 
