@@ -199,10 +199,21 @@ def to_markdown(self:Resolutions)->str:
              f'{self.square_share:.0%} are square, {len(self.unreadable)} cannot be read.',
              f'{STRATEGIES[self.strategy]} Strategy: **{self.strategy}**. Suggested resolution: **{self.suggested}**, the side of a square of the mean area.',
              '![Sizes, ratios and buckets](resolutions.png)', '## What the settings make of them', *advice(self), markdown_table(self.buckets),
-             f'An epoch in batches of {self.batch_size}: ' + ', '.join(f'{v} {k}' for k, v in self.plan.items() if k != 'batch_size') + '.',
-             '## Most frequent resolutions', markdown_table(top), '## Most frequent ratios', markdown_table(ratios)]
+             self.epoch, '## Most frequent resolutions', markdown_table(top), '## Most frequent ratios', markdown_table(ratios)]
     if bad: parts += ['## Pictures that cannot be read', '\n'.join(bad + more)]
     return '\n\n'.join(parts) + '\n'
+
+@patch
+def to_text(self:Resolutions)->str:
+    "The report for a screen: sizes, ratios, buckets, advice."
+    show = lambda df: df.round(3).to_string(index=False)
+    return '\n\n'.join([repr(self), f'{STRATEGIES[self.strategy]} Suggested resolution: {self.suggested}.', show(self.sizes.head(10)),
+                        show(self.buckets), '\n'.join(advice(self)), self.epoch])
+
+@patch(as_prop=True)
+def epoch(self:Resolutions)->str:
+    "The plan of an epoch in words."
+    return f'An epoch in batches of {self.batch_size}: ' + ', '.join(f'{v} {k}' for k, v in self.plan.items() if k != 'batch_size') + '.'
 
 @patch
 def write(self:Resolutions, folder):
