@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'warmup_steps', 'constant', 'linear', 'cosine', 'by_epoch', 'staircase', 'one_cycle', 'set_rates', 'Part',
-           'group_settings', 'one_of', 'schedule', 'Ema', 'applied']
+           'group_settings', 'one_of', 'schedule', 'newton_schulz_in', 'Muon', 'Ema', 'applied']
 
 # %% ../../nbs/06_trainers/05_optim.ipynb #486bf29e
 import math
 from contextlib import contextmanager
+from functools import partial
 import torch
+from timm.optim import muon
 from ..core.errors import UsageError, nearest
 
 # %% ../../nbs/06_trainers/05_optim.ipynb #0fb5b5e9
@@ -108,6 +110,21 @@ def schedule(name:str,   # constant, cosine or linear
     "The schedule of a configuration, by name."
     one_of('scheduler', name, SCHEDULES)
     return SCHEDULES[name](total, warmup, **kw)
+
+# %% ../../nbs/06_trainers/05_optim.ipynb #c6f5182e
+@contextmanager
+def newton_schulz_in(dtype):
+    "Within the block timm's Muon iterates in `dtype`."
+    own = muon.zeropower_via_newtonschulz
+    muon.zeropower_via_newtonschulz = partial(own, dtype=dtype)
+    try: yield
+    finally: muon.zeropower_via_newtonschulz = own
+
+class Muon(muon.Muon):
+    "timm's Muon, whose Newton-Schulz iteration is in float32 where the weights are on the CPU."
+    def step(self, closure=None):
+        on_cpu = all(p.device.type == 'cpu' for g in self.param_groups for p in g['params'])
+        with newton_schulz_in(torch.float32 if on_cpu else torch.bfloat16): return super().step(closure)
 
 # %% ../../nbs/06_trainers/05_optim.ipynb #1fed22f7
 class Ema:

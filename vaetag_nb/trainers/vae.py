@@ -16,7 +16,6 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 from fastcore.basics import patch
 from PIL import Image
-from timm.optim import Muon
 from ..core.errors import UsageError, VaetagError
 from ..core.io import read_json, write_json
 from ..core.progress import say
@@ -28,7 +27,7 @@ from ..latents.convention import Convention
 from ..latents.loading import DTYPES
 from .callbacks import Samples
 from .engine import Trainer
-from .optim import schedule
+from .optim import Muon, schedule
 from .plan import bucketed, shuffled
 from .settings import CodecConfig, DataConfig, ImageConfig, OptimConfig, RunResult, read_records
 from .task import Task
