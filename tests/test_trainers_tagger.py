@@ -160,7 +160,7 @@ def test_two_processes_report_what_one_does(home, tmp_path):
 @pytest.mark.parametrize('change,text', [
     (dict(epochs=0), 'epochs: 0 is not at least 1'), (dict(batch_size=0), 'batch_size: 0'), (dict(data=dict(metadata=None)), 'data.metadata: not given'),
     (dict(model=dict(heads=5, d=16)), 'model.heads: 5 does not divide model.d: 16'), (dict(codec=dict(vae=None)), 'codec.vae: not given'),
-    (dict(image=dict(base_resolution=96, max_resolution=64)), 'max = 64'), (dict(image=dict(base_resolution=60, max_resolution=96, bucket_step=12)), '8'),
+    (dict(image=dict(base_resolution=96, max_resolution=64)), 'image.max_resolution = 64'), (dict(image=dict(base_resolution=60, max_resolution=96, bucket_step=12)), '8'),
     (dict(codec=dict(sample='sample')), 'codec.sample'), (dict(model=dict(probe_start=True)), 'model.probe_start'), (dict(latents=dict(zoom=1)), 'latents.zoom')])
 def test_wrong_settings_are_usage_errors(home, tmp_path, change, text):
     with pytest.raises(UsageError) as e: train_decoder(config(home, tmp_path/'run', **change))

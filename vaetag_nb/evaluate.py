@@ -40,9 +40,12 @@ def measure_tagger(tagger:Tagger, table,
                    thresholds='auto',  # auto: the model's own; or a number, or `Thresholds`
                    mode='auto',        # of `MultiLabelMeter`: exact scores, or bins
                    batch_size=8,
+                   keep_unlabelled=False, # whether a record without labels counts as one that has none of the tags
+                   strict=False,       # whether a picture that cannot be read is an error
+                   max_bad=.05,        # share of such pictures, from 0 to 1, above which nothing is measured
                    )->MultiLabelMeter:
     "Collect a tagger's scores on the labelled records of a table."
-    own = table.where(labelled=True)
+    own = table if keep_unlabelled else table.where(labelled=True)
     if not len(own): raise VaetagError(f'no picture with labels among {len(table)} records: nothing to measure')
     known = np.array([t in table.vocab for t in tagger.vocab.names])
     if not known.any(): raise VaetagError(f'the data set and the model have no tag in common: {len(table.vocab)} and {len(known)} tags, such as '
@@ -51,13 +54,16 @@ def measure_tagger(tagger:Tagger, table,
     if strange: say(f'{len(strange)} tags of the data are not in the model and not measured: {", ".join(strange[:5])}')
     own = own.with_vocab(tagger.vocab)
     m = MultiLabelMeter(tagger.vocab, tagger.thresholds() if isinstance(thresholds, str) and thresholds == 'auto' else thresholds, mode)
-    bar, failed = track(None, 'measuring', total=len(own), unit='img'), {}
-    for rows, scores, errors in tagger.score_table(own, batch_size):
-        if len(rows): m.update(scores, own.targets(rows).numpy(), known, [own.ids[i] for i in rows])
-        failed |= {own.ids[i]: why for i, why in errors.items()}
-        bar.update(len(rows))
-    bar.close()
+    failed = {}
+    with track(None, 'measuring', total=len(own), unit='img') as bar:
+        for rows, scores, errors in tagger.score_table(own, batch_size):
+            if len(rows): m.update(scores, own.targets(rows).numpy(), known, [own.ids[i] for i in rows])
+            failed |= {own.ids[i]: why for i, why in errors.items()}
+            bar.update(len(rows))
     for k, why in list(failed.items())[:5]: say(f'{k}: {why}')
+    if failed and (strict or len(failed) > max_bad*len(own)):
+        first = '; '.join(f'{k}: {why}' for k, why in list(failed.items())[:5])
+        raise VaetagError(f'{len(failed)} of {len(own)} pictures are bad, {len(failed)/len(own):.1%} where max_bad allows {0 if strict else max_bad:.1%}: {first}')
     if not len(m): raise VaetagError(f'none of the {len(own)} pictures could be read')
     m.failed = failed
     return m
@@ -101,15 +107,16 @@ def evaluate_tagger(model,               # model folder
                     batch_size=8,
                     name='data',         # what the table is called in the files
                     out=None,            # folder for the evaluation files
+                    keep_unlabelled=False, strict=False, max_bad=.05, # see `measure_tagger`
                     )->Report:
     "Measure a model folder on a table, and write what `Report.write` writes."
-    tagger = Tagger.load(model)
+    tagger, more = Tagger.load(model), dict(keep_unlabelled=keep_unlabelled, strict=strict, max_bad=max_bad)
     if fit and thresholds != 'auto': raise UsageError('--fit-thresholds finds them; leave out --thresholds')
-    m = measure_tagger(tagger, table, read_thresholds(thresholds, tagger.vocab), mode, batch_size)
+    m = measure_tagger(tagger, table, read_thresholds(thresholds, tagger.vocab), mode, batch_size, **more)
     if fit:
         if not m.counts[2].any(): raise VaetagError(f'{name}: no tag has a positive: no thresholds can be fitted, nothing was changed')
         th = fit_thresholds(m, objective=objective, min_positives=min_positives, split=name)
-        m = recounted(m, th) if isinstance(m.scores, ExactScores) else measure_tagger(tagger, table, th, mode, batch_size)
+        m = recounted(m, th) if isinstance(m.scores, ExactScores) else measure_tagger(tagger, table, th, mode, batch_size, **more)
         adopt(model, th)
     rep = m.compute()
     if fit: rep.summary['threshold_source'] = f'{name} (insample)'

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'cache_folder', 'stamp', 'SidecarError', 'Journal', 'journal_row', 'output_file', 'write_predictions',
-           'write_classic', 'write_errors', 'sidecar', 'check_sidecars', 'write_sidecar', 'FolderReport',
-           'common_folder', 'FolderRun']
+           'write_classic', 'write_results', 'write_errors', 'sidecar', 'check_sidecars', 'write_sidecar',
+           'FolderReport', 'common_folder', 'FolderRun']
 
 # %% ../nbs/07e_predictions.ipynb #c2f4f414
 import csv, json, os
@@ -121,6 +121,22 @@ def write_classic(path, rows, prefix=''):
         f.write('{\n')
         _lines(f, (f'{to_json(prefix + r["record"]["path"], None)}: {to_json(r["classic"], None)}' for r in rows if 'classic' in r), ',')
         f.write('\n}\n')
+
+def write_results(out,     # folder, or file with the ending of the format
+                  results, # `Result`s
+                  format='json', # json, jsonl or csv
+                  model:dict|None=None, options:dict|None=None, # as in `write_predictions`
+                  )->list: # of files
+    "Write results that are at hand as a folder run writes them: predictions, for json the classic file too, and errors."
+    if format == 'txt': raise UsageError('format txt: a caption goes beside a picture, and here is none; take json, jsonl or csv')
+    file, rows = output_file(out, format), [journal_row(r, '') for r in results]
+    files, errors = [file], {r.path: r.error for r in results if r.error}
+    write_predictions(file, rows, format, model, options)
+    if format == 'json':
+        files.append(file.parent/'classification_results.json')
+        write_classic(files[-1], rows)
+    write_errors(file.parent/'errors.json', errors)
+    return files + [file.parent/'errors.json']*bool(errors)
 
 def write_errors(path, errors:dict):
     "Write `errors.json`, path -> reason; without errors, take away the one of an earlier run."

@@ -125,7 +125,7 @@ def to_dict(self:Resolutions)->dict:
 def cropping(self:Resolutions)->dict:
     "What is cut off in all, and the pictures that lose most."
     c = crop_summary(self.fate)
-    return {k: round(v, 6) if isinstance(v, float) else v for k, v in c.items()} | dict(worst=[self.ids[i] for i in c['worst'] if self.fate.kept[i] < 1])
+    return {k: round(v, 6) if isinstance(v, float) else v for k, v in c.items()} | dict(worst=[self.ids[i] for i in c['worst'] if self.fate.kept[i] < .9])
 
 @patch
 def _repr_html_(self:Resolutions):

@@ -24,7 +24,9 @@ def naming(path,           # file or folder that the message names
            doing='read'):  # what was tried, an infinitive
     "Turn an `OSError` inside the block into a `VaetagError` that names `path`."
     try: yield
-    except OSError as e: raise VaetagError(f'{path}: cannot {doing}: {e.strerror or " ".join(str(e).split())}') from e
+    except OSError as e: # some libraries raise one without a number
+        why = e.strerror or ('No such file or directory' if isinstance(e, FileNotFoundError) else ' '.join(str(e).split()))
+        raise VaetagError(f'{path}: cannot {doing}: {why}') from e
 
 # %% ../../nbs/00_core/00_errors.ipynb #8bc99005
 def nearest(word,     # what the user wrote

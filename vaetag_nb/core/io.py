@@ -8,7 +8,7 @@ __all__ = ['atomic_file', 'atomic_dir', 'to_json', 'write_json', 'read_json', 'a
            'load_pickle', 'hash_file', 'hash_json', 'hash_tensors']
 
 # %% ../../nbs/00_core/40_io.ipynb #e0ae0982
-import hashlib, json, math, os, pickle, secrets, shutil, zipfile
+import hashlib, json, math, os, pickle, secrets, shutil, warnings, zipfile
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
@@ -195,7 +195,10 @@ def load_pickle(path, trust=False): # `trust`: let the pickle run what it wants;
     "The content of a torch pickle of tensors and plain containers; anything that would run code is refused."
     with naming(path), open(path, 'rb'): pass
     if trust: say(f'{path}: opened on trust: whatever code this pickle holds runs now')
-    try: return torch.load(path, map_location='cpu', weights_only=not trust)
+    try:
+        with warnings.catch_warnings(): # torch's remarks about protocols are no news to the user
+            warnings.simplefilter('ignore')
+            return torch.load(path, map_location='cpu', weights_only=not trust)
     except pickle.UnpicklingError as e:
         if trust: raise VaetagError(f"{path}: not a torch file, or a torn one: {' '.join(str(e).split())[:120]}") from e
         raise VaetagError(f'{path}: this pickle needs more than tensors and is not opened; if you trust where it comes from, '

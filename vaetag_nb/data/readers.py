@@ -263,6 +263,7 @@ def read_columns(src,               # metadata file (JSON, JSON lines, CSV, Parq
                  **options          # further arguments of the layout's reader
                  )->dict:           # what `TagTable` is made of
     "Read a data set as columns: of all records that can be used, with a report of the others."
+    if max_bad is not None and not 0 <= max_bad <= 1: raise UsageError(f'max_bad {max_bad}: give a share of the records, from 0 to 1')
     if layout == 'auto': layout, src = find_layout(src)
     if layout not in LAYOUTS: raise UsageError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
     known = set(inspect.signature(LAYOUTS[layout]).parameters) - {'src', 'report'}

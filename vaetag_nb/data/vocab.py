@@ -9,7 +9,7 @@ __all__ = ['is_tag_list', 'counted', 'build_vocab']
 from ..core.errors import UsageError, VaetagError
 from .records import COLUMNS
 from .table import TagTable
-from .tags import Vocab, csv_columns
+from .tags import Vocab, category_id, csv_columns
 
 # %% ../../nbs/01_data/45_vocab.ipynb #86c30664
 def is_tag_list(src)->bool:
@@ -35,6 +35,10 @@ def build_vocab(sources,         # data sets of any layout, and tag CSVs
                 )->tuple:        # `Vocab`, how many tags were left out
     "Build a tag list from data sets and other tag lists."
     if not len(sources): raise UsageError('no source: give data sets (any layout) or tag lists (CSV with a column name)')
+    if top is not None and top < 1: raise UsageError(f'top {top}: at least 1')
+    for c in categories or ():
+        try: category_id(c)
+        except VaetagError as e: raise UsageError(f'categories: {e}') from None
     parts = [counted(s, order, tags, **options) for s in sources]
     first = sorted(range(len(parts)), key=lambda i: not is_tag_list(sources[i]))
     said, counts = {}, {}

@@ -355,6 +355,7 @@ def bootstrap(report:Report,
               groups=None, # int per image, in the order of the updates: drawn together
               )->Report:   # the same, with `intervals` and columns f1_ci_low, f1_ci_high, ap_ci_low, ap_ci_high
     "Add 95 % intervals from images (or groups) drawn with replacement."
+    if n < 1: raise UsageError(f'bootstrap: {n} draws; give at least 1')
     meter, s = report.meter, report.summary
     s['settings'] |= dict(bootstrap=n, bootstrap_seed=seed)
     if isinstance(meter.scores, BinScores) or len(meter) < 2:

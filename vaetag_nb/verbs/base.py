@@ -51,8 +51,8 @@ def _one_line(box:str)->str:
     "What tyro says in a box, as one line without the hint at the help text"
     lines = [re.sub(r'^[│|╭╰+]\s?|\s*[│|╮╯+]$', '', l).strip() for l in box.splitlines()]
     body = [l for l in lines if l and not re.search(r'[─-]{3,}', l)]
-    end = next((i for i, l in enumerate(body) if l.startswith('For full helptext')), len(body))
-    return ' '.join(body[:end])
+    end = next((i for i, l in enumerate(body) if l.startswith(('For full helptext', 'Argument helptext'))), len(body))
+    return ' '.join(body[1:end])  # the first is the title of the box
 
 def parse(cls,           # a dataclass
           args:list,     # the arguments left for it

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from tyro.conf import Positional
-from ..core.errors import UsageError
+from ..core.errors import UsageError, VaetagError
 from ..core.progress import say
 from .base import FromData, Outcome, aligned, parse, verb
 
@@ -46,17 +46,24 @@ def latents_encode(args):
     return _encode(o, _part(o.part))
 
 def _encode(o, part):
-    from vaetag_nb.data.images import list_images
+    from vaetag_nb.bucketing import check_range
     from vaetag_nb.latents.encode import dump_latents, encode_table
+    from vaetag_nb.sources import gather
     if (o.images is None) == (o.data is None): raise UsageError('give either IMAGES or --data: pictures, or a data set')
-    codec, pre = o.codec.load(), o.image.preprocess()
-    pre.check(codec.multiple)
-    if o.data is not None and o.format == 'store':
-        t = o.read(o.data)
+    check_range('codec.batch_size', o.codec.batch_size, 1, 2**16)
+    if o.images is not None and not o.images.exists(): raise VaetagError(f'{o.images}: no such file or folder')
+    if o.format != 'store' and (part != (0, 1) or o.flip or o.logvar): raise UsageError(f'--part, --flip and --logvar are for --format store, not for {o.format}')
+    t, lost = None if o.data is None else o.read(o.data), {}
+    paths = [str(p.source) for p in gather(o.images)] if t is None else t.paths
+    codec = o.codec.load()
+    pre = o.image.preprocess(codec.multiple)
+    if t is not None: lost = {r[0]: r[2] for r in t.report.rows.get('missing_images', ())}
+    if t is not None and o.format == 'store':
         rep = encode_table(t.ids, t.paths, codec, o.out, pre, o.dtype, o.codec.batch_size, part, o.flip, o.logvar, sizes=(t.width, t.height))
     else:
-        paths = o.read(o.data).paths if o.data is not None else list_images(o.images) if o.images.is_dir() else [o.images]
         rep = dump_latents(paths, codec, o.out, pre, o.format, o.space, o.dtype, o.codec.batch_size)
+    rep.failed = lost | rep.failed
+    if o.strict and rep.failed: k, why = next(iter(rep.failed.items())); raise VaetagError(f'{k}: {why} (strict)')
     for k, why in list(rep.failed.items())[:5]: say(f'{k}: {why}')
     return Outcome(dict(encoded=rep.encoded, reused=rep.reused, failed=rep.failed, out=str(rep.store)), str(rep), int(bool(rep.failed)))
 
