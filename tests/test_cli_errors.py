@@ -5,7 +5,7 @@ import pytest, torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from toy_tagger import toy_tagger
-import vaetag_nb.cli  # registers all verbs
+import vaetag_nb.cli  # noqa: F401 (registers all verbs)
 from vaetag_nb.verbs.base import shell
 
 SMALL = '--image.no-bucketing', '--image.resolution', '64'
