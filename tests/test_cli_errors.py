@@ -2,7 +2,6 @@
 import json, os, pickle, shutil
 from pathlib import Path
 import pytest, torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from toy_tagger import toy_tagger
 import vaetag_nb.cli  # noqa: F401 (registers all verbs)
