@@ -183,7 +183,7 @@ def put(d, name, sd, cfg=None):
     ({'scaling_factor': None}, '4 channels fit family sd15 or sdxl'), ({'scaling_factor': 'x'}, "scaling_factor 'x', which is no number"),
     ({'scaling_factor': 0}, 'scale 0.0 cannot be'), ({'scaling_factor': True}, 'no number'), ({'norm_num_groups': 5}, 'settings make no VAE'),
     ({'act_fn': 'nonsense'}, 'settings make no VAE'), ({'_class_name': 'AutoencoderDC'}, 'config says AutoencoderDC'),
-    ({'_class_name': 'AutoencoderTiny'}, 'config says AutoencoderTiny, the weights are of AutoencoderKL'), ({'latents_mean': [1, 2], 'latents_std': [1, 1, 1]}, '2 shifts, but 3 stds')])
+    ({'_class_name': 'AutoencoderTiny'}, 'config says AutoencoderTiny, the weights are of AutoencoderKL'), ({'latents_mean': [1, 2], 'latents_std': [1, 1, 1]}, '2 numbers in latents_mean, the latent 4 channels')])
 def test_wrong_config(files, tmp_path, change, says):
     d, codec, sd = files
     cfg = json.loads((d/'folder'/'config.json').read_text()) | change

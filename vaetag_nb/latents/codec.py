@@ -10,11 +10,13 @@ from importlib.resources import files
 from pathlib import Path
 import torch
 from fastcore.basics import patch
-from ..core.errors import UsageError, VaetagError
+from ..core.errors import UsageError, VaetagError, nearest
 from ..core.io import atomic_dir, hash_tensors, read_json, save_tensors, write_json
-from ..core.rng import seeded
+from ..core.rng import seeded, torch_rng
+from .architecture import VIDEO, build_vae, known_settings, sizes
 from .convention import Convention
-from .loading import FAMILIES, build_vae, find_convention, fit_config, known_settings, load_vae
+from .weights import STEM
+from .loading import FAMILIES, NoConvention, fast_layout, find_convention, fit_config, load_vae
 
 # %% ../../nbs/03_latents/20_codec.ipynb #1e12a176
 class Codec:
@@ -30,8 +32,7 @@ class Codec:
         self.vae, self.convention, self.family, self.source, self.licence = vae, convention, family, source, licence
         self.cls_name = cls_name or type(vae).__name__
         self.config = {k: v for k, v in (config or vae.config).items() if k[0] != '_'}
-        stages = len(self.config.get('encoder_block_out_channels') or self.config['block_out_channels'])
-        self.raw_channels, self.raw_factor = self.config['latent_channels'], 2**(stages - 1)
+        self.picture_channels, self.raw_channels, self.raw_factor = sizes(self.cls_name, self.config)
         self.channels, self.factor = self.raw_channels*convention.patch**2, self.raw_factor*convention.patch
         self.multiple = self.factor            # sides of pictures are multiples of it, pixels
         self.fingerprint = fingerprint or weights_fingerprint(vae)
@@ -60,7 +61,7 @@ def asset(name)->Path:
 
 @patch(cls_method=True)
 def load(cls:Codec,
-         src,                   # file or folder with the weights, or 'embedded'
+         src,                   # file or folder with the weights, 'embedded', or (on the Hugging Face hub) 'hub:owner/name'
          config=None,           # settings over those found, mapping or JSON file; may be partial
          family:str|None=None,  # key of `FAMILIES`, where no config has the scaling factor
          convention=None,       # instead of theirs: a `Convention`, its mapping, or 'scale_shift' (the original VAE-Tagger's)
@@ -71,6 +72,8 @@ def load(cls:Codec,
     if not (old or given is None or isinstance(given, Convention)):
         raise UsageError(f"convention {convention!r}: give 'scale_shift', a mapping, or nothing")
     m = load_vae(asset('scene_vae') if src == 'embedded' else src, config, family, None if old else given, dtype)
+    if old and m.convention != Convention(m.convention.scale, m.convention.shift if isinstance(m.convention.shift, float) else 0.):
+        raise VaetagError(f'{src}: scale_shift is z * scale + shift, but the convention of this VAE is {m.convention}')
     convention = Convention(m.convention.scale, bias=m.convention.shift) if old else m.convention
     return cls(m.vae, convention, m.family, m.cls, m.config, str(src), m.licence, m.fingerprint).to(device)
 
@@ -82,43 +85,57 @@ def embedded(cls:Codec, device='cpu', dtype='fp32'):
 # %% ../../nbs/03_latents/20_codec.ipynb #a6896601
 FLUX = dict(in_channels=3, out_channels=3, latent_channels=16, block_out_channels=[128, 256, 512, 512], layers_per_block=2,
             norm_num_groups=32, use_quant_conv=False, use_post_quant_conv=False)
+WORDS = ('scaling_factor', 'shift_factor', 'latents_mean', 'latents_std')   # diffusers' words about model space
 
 def plain_blocks(n)->dict:
     "The settings of `n` blocks without attention."
     return dict(down_block_types=['DownEncoderBlock2D']*n, up_block_types=['UpDecoderBlock2D']*n)
 
+def _said(kind, cfg, vae):
+    "The convention of a config for random weights; the raw latents where it says none"
+    try: return find_convention(kind, dict(vae.config) | {k: cfg.get(k) for k in WORDS}, None, vae.state_dict(), 'codec.config')
+    except NoConvention: return Convention(cfg.get('scaling_factor') or 1., cfg.get('shift_factor') or 0.)
+
 @patch(cls_method=True)
 def random(cls:Codec,
            config=None,    # settings over the FLUX layout, mapping or JSON file; `_class_name` chooses another class
-           convention=None, # default: the config's `scaling_factor` and `shift_factor`, else none (model space is raw)
+           convention=None, # default: what the config says of it, else none (model space is raw)
            seed=0):        # of the weights
     "A codec with random weights, to be trained from scratch; its parameters are trainable."
     cfg = dict(config if isinstance(config, dict) else read_json(config) if config else {})
     kind = cfg.get('_class_name', 'AutoencoderKL')
+    if kind not in (legal := {f.cls for f in FAMILIES.values()} - {'TAEF2'}): raise VaetagError(f'codec.config: class {kind!r}.{nearest(kind, legal)}')
     cfg = {**(FLUX if kind == 'AutoencoderKL' else {}), **cfg}
     n = len(cfg.get('block_out_channels', ()))
     if n and kind != 'AutoencoderTiny': cfg = plain_blocks(n) | cfg
     cfg = fit_config(kind, {}, cfg, 'codec.config')
-    with seeded(seed, 'codec'): vae = build_vae(kind, cfg)
-    if convention is None: convention = Convention(cfg.get('scaling_factor', 1.), cfg.get('shift_factor') or 0.)
-    return cls(vae.to(memory_format=torch.channels_last), convention, cls_name=kind, config=dict(vae.config))
+    try:
+        with seeded(seed, 'codec'): vae = build_vae(kind, cfg)
+    except (TypeError, ValueError, KeyError, RuntimeError, AssertionError, IndexError) as e:
+        raise VaetagError(f"codec.config: these settings make no VAE: {' '.join(str(e).split())[:200]}") from e
+    return cls(fast_layout(vae), convention or _said(kind, cfg, vae), cls_name=kind, config=dict(vae.config))
 
 # %% ../../nbs/03_latents/20_codec.ipynb #c637db47
 @patch
 def encode_raw(self:Codec, x)->tuple: # mean (B, C, h, w) and log variance (or `None`: the VAE has no posterior), float32
     "The raw posterior of pictures `x`, (B, 3, H, W) in [-1, 1]."
-    c, m = self.config['in_channels'], self.multiple
+    c, m = self.picture_channels, self.multiple
     if x.ndim != 4 or x.shape[1] != c or x.shape[2] % m or x.shape[3] % m or 0 in x.shape:
         raise VaetagError(f'pictures of shape {tuple(x.shape)}: {self.cls_name} wants (batch, {c}, height, width), '
                           f'sides multiples of {m}')
     out = self.vae.encode(x.to(self.device, self.dtype))
-    if hasattr(out, 'latents'): return out.latents.float(), None
+    for k in ('latents', 'latent'):   # tiny and deep-compression autoencoders
+        if hasattr(out, k): return getattr(out, k).float(), None
     return out.latent_dist.mean.float(), out.latent_dist.logvar.float()
 
 @patch
-def encode(self:Codec, x)->torch.Tensor: # (B, channels, H/factor, W/factor) float32
-    "The model-space latents (posterior mean) of pictures `x`, (B, 3, H, W) in [-1, 1]."
-    return self.normalize(self.encode_raw(x)[0])
+def encode(self:Codec, x, seed:int|None=None)->torch.Tensor: # (B, channels, H/factor, W/factor) float32
+    "The model-space latents of pictures `x`, (B, 3, H, W) in [-1, 1]: the posterior's mean, or with a `seed` a draw."
+    mean, logvar = self.encode_raw(x)
+    if seed is None: return self.normalize(mean)
+    if logvar is None: raise VaetagError(f'{self.cls_name} has no posterior to draw from; leave out the seed')
+    noise = torch.randn(mean.shape, generator=torch_rng(seed, 'posterior')).to(mean)
+    return self.normalize(mean + noise*(logvar/2).exp())
 
 @patch
 def decode(self:Codec, z, clamp=True)->torch.Tensor: # (B, 3, H, W) float32
@@ -174,15 +191,15 @@ def from_spec(cls:Codec,
     return c
 
 # %% ../../nbs/03_latents/20_codec.ipynb #1508a3a6
-WORDS = ('scaling_factor', 'shift_factor', 'latents_mean', 'latents_std')
-
 def _words(codec):
     "The convention in diffusers' words, as far as its class knows them"
-    c, each = codec.convention, lambda v: list(v) if isinstance(v, tuple) else [v]*codec.channels
+    c, known = codec.convention, known_settings(codec.cls_name)
+    each = lambda v: list(v) if isinstance(v, tuple) else [v]*codec.channels
+    if codec.cls_name in VIDEO: return dict(latents_mean=each(c.shift), latents_std=[s/c.scale for s in each(c.std)])   # they have no other words
     many = isinstance(c.shift, tuple) or isinstance(c.std, tuple)
     said = dict(latents_mean=each(c.shift), latents_std=each(c.std)) if many else dict(shift_factor=c.shift)
     said['scaling_factor'] = c.scale
-    return {k: v for k, v in said.items() if k in known_settings(codec.cls_name)}
+    return {k: v for k, v in said.items() if k in known}
 
 def diffusers_config(codec)->dict:
     "The `config.json` of a codec."
@@ -192,14 +209,16 @@ def diffusers_config(codec)->dict:
     cfg |= {k: v for k, v in codec.config.items() if k not in WORDS}
     try: told = find_convention(codec.cls_name, cfg | words, None, codec.vae.state_dict(), 'config.json')
     except VaetagError: told = None   # their words would be refused
-    return cfg | (words if told == codec.convention else {'_vaetag_convention': codec.convention.to_dict()})
+    ours = {} if told == codec.convention else {'_vaetag_convention': codec.convention.to_dict()}
+    return cfg | (ours or words) | (words if codec.cls_name in VIDEO else {})   # without words, a video class would take Wan's numbers
 
+# %% ../../nbs/03_latents/20_codec.ipynb #1709c309
 @patch
 def save(self:Codec, folder):
     "Write the VAE as a diffusers folder (TAEF2: its two files and a config), atomically."
     sd = self.vae.state_dict()
     side = lambda x: {k.split('.', 1)[1]: v for k, v in sd.items() if k.startswith(x)}
-    parts = {'diffusion_pytorch_model': sd}
+    parts = {STEM: sd}
     if self.cls_name == 'TAEF2': parts = {f'taef2_{x}': side(x) for x in ('encoder', 'decoder')}
     with atomic_dir(folder) as d:
         write_json(d/'config.json', diffusers_config(self))
@@ -211,6 +230,6 @@ def save(self:Codec, folder):
 def info(self:Codec)->dict:
     "Class, family, sizes, convention, fingerprint and licence, for `vaetag latents info`."
     about = {k: v for k, v in self.spec().items() if k not in ('config', 'convention')}
-    return about | dict(compression=self.config['in_channels']*self.factor**2/self.channels, parameters=self.num_parameters,
+    return about | dict(compression=self.picture_channels*self.factor**2/self.channels, parameters=self.num_parameters,
                         tensors=len(self.vae.state_dict()), convention=str(self.convention),
                         dtype=str(self.dtype).removeprefix('torch.'))
