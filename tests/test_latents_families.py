@@ -1,5 +1,5 @@
 "Every family and every layout of its files: built by diffusers, loaded by us with a full, a partial and no config, bit for bit the same"
-import json, re, shutil
+import inspect, json, re, shutil
 from pathlib import Path
 import diffusers, huggingface_hub, numpy as np, pytest, torch
 from safetensors.torch import save_file
@@ -61,7 +61,7 @@ def latents(vae, cls, x):
     z = e.latent_dist.mean if hasattr(e, 'latent_dist') else e.latents if hasattr(e, 'latents') else e.latent
     return z[:, :, 0] if z.ndim == 5 else z
 
-PICTURES = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))*2 - 1
+PICTURES = torch.rand(2, 3, 16, 32, generator=torch.Generator().manual_seed(1))*2 - 1
 
 @pytest.mark.parametrize('name', CASES)
 def test_every_family_from_folder_file_and_partial_config(made, tmp_path, name):
@@ -78,7 +78,7 @@ def test_every_family_from_folder_file_and_partial_config(made, tmp_path, name):
         assert (z - sources[0].encode(PICTURES)).abs().max() == 0 and c.fingerprint == sources[0].fingerprint
         assert (c.cls_name, c.family, c.factor) == (cls, family or 'custom', FACTORS.get(name, 4)), (c, name)
         if convention: assert c.convention == convention and torch.equal(z, convention.apply(raw))
-        assert z.shape == (2, c.channels, 32//c.factor, 48//c.factor) and c.decode(z).shape == PICTURES.shape
+        assert z.shape == (2, c.channels, 16//c.factor, 32//c.factor) and c.decode(z).shape == PICTURES.shape
         video = raw[:, :, None] if raw.ndim == 4 and cls in ('AutoencoderKLWan', 'AutoencoderKLQwenImage') else raw
         with torch.no_grad(): theirs, ours = vae.decode(video).sample, c.vae.decode(raw).sample
         torch.testing.assert_close(ours, theirs[:, :, 0] if theirs.ndim == 5 else theirs, atol=1e-4, rtol=1e-4)
@@ -125,7 +125,9 @@ def test_family_and_class_must_agree(made, tmp_path):
     with pytest.raises(VaetagError, match='not those of family wan'): Codec.load(folder, dict(latents_mean=[0.]*16), family='wan')
     with pytest.raises(VaetagError, match='family flux is AutoencoderKL of 16 channels, the weights are AutoencoderKLWan of 16'): Codec.load(folder, family='flux')
     with pytest.raises(VaetagError, match='the config says AutoencoderKLCogVideoX, the weights are of AutoencoderKLWan; classes that are read: AutoencoderDC'): Codec.load(folder, {'_class_name': 'AutoencoderKLCogVideoX'})
-    assert diffusers.AutoencoderKLWan().config.latents_mean == list(WAN.shift) and diffusers.AutoencoderKLQwenImage().config.latents_std == list(WAN.std)
+    for cls in (diffusers.AutoencoderKLWan, diffusers.AutoencoderKLQwenImage):   # their published numbers
+        said = inspect.signature(cls.__init__).parameters
+        assert said['latents_mean'].default == list(WAN.shift) and said['latents_std'].default == list(WAN.std)
 
 # --- names -----------------------------------------------------------------------------------------------------------
 def to_ldm(sd, n=3):
@@ -152,7 +154,8 @@ def test_observable_e_ldm_prefixed_and_diffusers_names_are_one_vae(made, tmp_pat
     ldm = to_ldm(sd); assert not ldm.keys() <= sd.keys()
     if name == 'flux2': ldm = {re.sub(r'^quant', 'encoder.quant', re.sub(r'^post', 'decoder.post', k)): v for k, v in ldm.items()}   # the original's place of them
     copies = dict(named=sd, ldm=ldm, old=old_names(sd), vae={f'vae.{k}': v for k, v in sd.items()}, stage={f'first_stage_model.{k}': v for k, v in ldm.items()} | {'model.diffusion_model.in.weight': torch.ones(3), 'cond_stage_model.x': torch.ones(1), 'first_stage_model.loss.logvar': torch.ones(())})
-    for k, x in copies.items(): save_file(x, tmp_path/f'{k}.safetensors'); torch.save({'state_dict': x, 'epoch': 3}, tmp_path/f'{k}.ckpt')
+    for k, x in copies.items(): save_file(x, tmp_path/f'{k}.safetensors')
+    torch.save({'state_dict': copies['stage'], 'epoch': 3}, tmp_path/'stage.ckpt')
     told = dict(config=partial, family=family)
     first = Codec.load(d/'folder')
     for path in sorted(tmp_path.iterdir()):
@@ -280,7 +283,7 @@ def test_draws_from_the_posterior(made):
     a, b = c.encode(PICTURES, seed=1), c.encode(PICTURES, seed=2)
     assert torch.equal(a, c.encode(PICTURES, seed=1)) and not torch.equal(a, b)
     noise = (c.denormalize(a) - mean)/(logvar/2).exp()
-    assert abs(float(noise.mean())) < .1 and abs(float(noise.std()) - 1) < .1
+    assert abs(float(noise.mean())) < .15 and abs(float(noise.std()) - 1) < .15
     with pytest.raises(VaetagError, match='AutoencoderTiny has no posterior to draw from'): Codec.load(made('tiny')[0]/'folder').encode(PICTURES, seed=1)
 
 def test_weights_that_are_not_finite_are_named(made, tmp_path):

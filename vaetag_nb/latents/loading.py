@@ -222,6 +222,13 @@ def _class(cls, arch, cfg, family):
     qwen = as_qwen(arch) if cls in VIDEO and named == 'AutoencoderKLQwenImage' else None
     return (named, qwen) if qwen else (cls, arch)
 
+def _convention(cls, cfg, family, sd, said, where):
+    "The way to model space as found; an impossible number is said with the file's name"
+    own = said.get('_vaetag_convention')   # `Codec.save` writes it where diffusers' words do not suffice
+    try: return Convention.from_dict(own) if own and not family else find_convention(cls, cfg, family, sd, where)
+    except NoConvention: raise
+    except VaetagError as e: raise VaetagError(str(e) if str(e).startswith(str(where)) else f'{where}: {e}') from e
+
 def _family(cls, n, convention):
     "The family of a network whose convention is known"
     plain = replace(convention, shift=0., std=1.)   # SDXL's with a mean and std for each channel is SDXL's
@@ -243,8 +250,6 @@ def load_vae(src,                # file, folder, or `hub:owner/name`
     cfg, n = fit_config(cls, arch, said, src), sizes(cls, arch).channels
     if family and (cls, n) != ((f := FAMILIES[family]).cls, f.channels or n):
         raise VaetagError(f'{src}: family {family} is {f.cls} of {f.channels or "any"} channels, the weights are {cls} of {n}')
-    own = said.get('_vaetag_convention')   # `Codec.save` writes it where diffusers' words do not suffice
-    if own and not (convention or family): convention = Convention.from_dict(own)
-    convention = convention or find_convention(cls, cfg, family, sd, src)
+    convention = convention or _convention(cls, cfg, family, sd, said, src)
     vae = _assemble(cls, cfg, sd, dtype, src)
     return LoadedVae(vae, cls, family or _family(cls, n, convention), convention, cfg, hash_tensors(sd), licence)
