@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'FOREIGN', 'ATTENTION', 'LDM_ATTENTION', 'WAN_PARTS', 'WAN_SIDES', 'PICKLES', 'STEM', 'WEIGHTS', 'OTHERS',
-           'CONFIGS', 'SUBFOLDERS', 'vae_keys', 'count_blocks', 'from_ldm', 'from_wan', 'diffusers_names', 'read_file',
-           'find_config', 'find_weights', 'read_folder', 'find_licence']
+           'CONFIGS', 'SUBFOLDERS', 'vae_keys', 'count_blocks', 'from_ldm', 'from_wan', 'diffusers_names',
+           'named_tensors', 'read_file', 'find_config', 'find_weights', 'read_folder', 'find_licence']
 
 # %% ../../nbs/03_latents/05_weights.ipynb #c5d785ec
 import re
 from pathlib import Path
 import torch
+from torch import nn
 from ..core.errors import VaetagError
 from ..core.io import load_pickle, open_tensors, read_json
 
@@ -95,12 +96,14 @@ def diffusers_names(keys,          # names without prefix
 # %% ../../nbs/03_latents/05_weights.ipynb #8b32b945
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt')
 
-def _unpickled(path):
-    sd = load_pickle(path)
-    for _ in range(3):   # training scripts put the weights into a box, and that into another
-        if isinstance(sd, dict) and isinstance(inner := sd.get('state_dict', sd.get('model')), dict): sd = inner
+def named_tensors(sd,     # content of a pickle
+                  where)->dict:
+    "The tensors by name in `sd`: a mapping, a mapping in the boxes of training scripts, or a module."
+    for _ in range(3):   # the weights are put into a box, and that into another
+        if isinstance(sd, nn.Module): sd = sd.state_dict()
+        if isinstance(sd, dict) and isinstance(inner := sd.get('state_dict', sd.get('model')), (dict, nn.Module)): sd = inner
     sd = {k: v for k, v in sd.items() if isinstance(k, str) and torch.is_tensor(v)} if isinstance(sd, dict) else {}
-    if not sd: raise VaetagError(f'{path}: holds no named tensors')
+    if not sd: raise VaetagError(f'{where}: holds no named tensors')
     return sd
 
 def read_file(path)->tuple[dict, dict]: # tensors as named in the file but without prefix, metadata
@@ -111,7 +114,7 @@ def read_file(path)->tuple[dict, dict]: # tensors as named in the file but witho
             return {k: f.get_tensor(old) for k, old in vae_keys([*f.keys()]).items()}, f.metadata() or {}
     if path.suffix not in PICKLES:
         raise VaetagError(f"{path}: not a VAE file; known endings: .safetensors, {', '.join(PICKLES)}")
-    sd = _unpickled(path)
+    sd = named_tensors(load_pickle(path), path)
     return {k: sd[old] for k, old in vae_keys([*sd]).items()}, {}
 
 # %% ../../nbs/03_latents/05_weights.ipynb #4b191cf1
