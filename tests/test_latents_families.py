@@ -7,7 +7,6 @@ from vaetag_nb.core.errors import UsageError, VaetagError
 from vaetag_nb.latents.codec import Codec
 from vaetag_nb.latents.convention import Convention
 from vaetag_nb.latents.loading import FAMILIES, WAN, NoConvention, load_vae
-from vaetag_nb.latents.weights import from_wan
 
 # What diffusers' own constructors get, and what our loader must be told besides the weights when there is no config file
 KL = dict(block_out_channels=(32, 32, 64), down_block_types=('DownEncoderBlock2D',)*3, up_block_types=('UpDecoderBlock2D',)*3, layers_per_block=1)
