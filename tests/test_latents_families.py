@@ -1,12 +1,11 @@
 "Every family and every layout of its files: built by diffusers, loaded by us with a full, a partial and no config, bit for bit the same"
 import inspect, json, re, shutil
-from pathlib import Path
-import diffusers, huggingface_hub, numpy as np, pytest, torch
+import diffusers, huggingface_hub, pytest, torch
 from safetensors.torch import save_file
 from vaetag_nb.core.errors import UsageError, VaetagError
 from vaetag_nb.latents.codec import Codec
 from vaetag_nb.latents.convention import Convention
-from vaetag_nb.latents.loading import FAMILIES, WAN, NoConvention, load_vae
+from vaetag_nb.latents.loading import WAN, NoConvention, load_vae
 
 # What diffusers' own constructors get, and what our loader must be told besides the weights when there is no config file
 KL = dict(block_out_channels=(32, 32, 64), down_block_types=('DownEncoderBlock2D',)*3, up_block_types=('UpDecoderBlock2D',)*3, layers_per_block=1)
