@@ -4,7 +4,7 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from vaetag_nb.core.errors import UsageError, VaetagError
 from vaetag_nb.data.tags import Vocab
-from vaetag_nb.models.latent_tagger import (SIZES, AttentionHead, PlainHead, PoolHead, build_head, copy_rows, init_from, load_model,
+from vaetag_nb.models.latent_tagger import (SIZES, AttentionHead, PlainHead, PoolHead, QueryHead, TimmHead, build_head, copy_rows, init_from, load_model,
                                             save_model, set_prior)
 
 SMALL = dict(d=16, depth=1, heads=2)
@@ -30,7 +30,8 @@ def test_pool_evidence_plus_constant_is_the_logit_for_any_size(h, w, patch, skip
     assert maps.shape == (2, 3, -(-h//patch), -(-w//patch))
     with torch.no_grad(): assert torch.allclose(maps.sum((2, 3)) + head.constant(tags), head(z)[:, tags], atol=1e-4)
 
-@pytest.mark.parametrize('head', [PoolHead(8, 5, **SMALL, skip=2), PlainHead(8, 5), AttentionHead(8, 5, attention_heads=2, cross_attention=True)], ids=lambda h: h.kind)
+@pytest.mark.parametrize('head', [PoolHead(8, 5, **SMALL, skip=2), PlainHead(8, 5), AttentionHead(8, 5, attention_heads=2, cross_attention=True),
+                                  QueryHead(8, 5, **SMALL), QueryHead(8, 5, **SMALL, queries=2), TimmHead(8, 5, 'resnet10t')], ids=lambda h: h.kind)
 def test_every_head_keeps_the_common_calls(head):
     head.eval()
     z = torch.randn(3, 8, 7, 10)
@@ -46,6 +47,31 @@ def test_every_head_keeps_the_common_calls(head):
     with torch.no_grad(): assert torch.equal(twin.eval()(z), x)
     set_prior(head, [.3]*5)
     assert torch.allclose(head.out.bias.sigmoid(), torch.full((5,), .3))
+    assert {k for k in head.of_tags() if k.split('.')[-1] == 'bias'} and head.of_tags() <= set(head.state_dict())
+
+FAMILIES = ['resnet10t', 'convnext_atto', 'vit_tiny_patch16_224', 'mobilenetv3_small_050', 'regnetx_002', 'repvgg_a0', 'mambaout_femto', 'fastvit_t8']
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_timm_networks_of_every_kind_take_latents_of_any_size(name):
+    head = TimmHead(4, 3, name).eval()
+    with torch.no_grad():
+        for h, w in ((16, 16), (9, 14), (32, 20)):
+            z = torch.randn(2, 4, h, w)
+            e = head.embed(z)
+            assert e.ndim == 2 and torch.equal(head.out(e), head(z)) and head(z).isfinite().all()
+    assert len(head.of_tags()) == 2 and head.out.out_features == 3
+
+def test_queries_see_their_own_tags_only():
+    torch.manual_seed(0)
+    head, z = QueryHead(4, 7, **SMALL, queries=3).eval(), torch.randn(2, 4, 6, 6)
+    with torch.no_grad():
+        x = head(z)
+        head.queries[1] += 1
+        moved = ((head(z) - x).abs() > 1e-6).any(0)
+    assert moved.tolist() == (head.out.query == 1).tolist()
+    maps = head.evidence(z)
+    assert maps.shape == (2, 7, 3, 3)
+    with torch.no_grad(): assert torch.allclose(maps.sum((2, 3)) + head.out.bias, head(z), atol=1e-5)
 
 def test_fp16_latents_move_logits_by_less_than_two_hundredths():
     torch.manual_seed(0)
@@ -72,6 +98,29 @@ def test_rows_go_by_name(a, b):
         if t in a: assert torch.equal(new.out.weight[i], old.out.weight[a.index(t)]) and new.out.bias[i] == old.out.bias[a.index(t)]
         else: assert (new.out.weight[i] == 0).all() and abs(new.out.bias[i].sigmoid().item() - .2) < 1e-6
 
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from('abcdefgh'), unique=True, min_size=1), st.lists(st.sampled_from('abcdefgh'), unique=True, min_size=1), st.integers(1, 9))
+def test_tags_bring_their_queries_along(a, b, queries):
+    new = lambda tags: QueryHead(4, len(tags), **SMALL, queries=queries).eval()
+    model = type('Model', (), dict(head=new(a), vocab=a, folder='there'))
+    head = set_prior(new(b), [.2]*len(b))
+    assert init_from(head, b, model)['copied'] == len(set(a) & set(b))
+    z = torch.randn(2, 4, 5, 6)
+    with torch.no_grad(): x, y = head(z), model.head(z)
+    for i, t in enumerate(b):
+        if t in a: assert torch.allclose(x[:, i], y[:, a.index(t)], atol=1e-5)      # the very same answer
+        else: assert torch.allclose(x[:, i].sigmoid(), torch.tensor(.2), atol=1e-5)
+    assert torch.bincount(head.out.query).max() <= max(-(-len(b)//len(head.queries)), int(torch.bincount(model.head.out.query).max()))
+
+def test_a_timm_head_keeps_its_trunk_and_its_rows():
+    a, b = 'abc', 'cxa'
+    model = type('Model', (), dict(head=TimmHead(4, 3, 'resnet10t').eval(), vocab=list(a), folder='there'))
+    head = set_prior(TimmHead(4, 3, 'resnet10t').eval(), [.2]*3)
+    assert init_from(head, list(b), model) == dict(copied=2, new=1, dropped=1)
+    z = torch.randn(2, 4, 16, 16)
+    with torch.no_grad(): x, y = head(z), model.head(z)
+    assert torch.allclose(x[:, [0, 2]], y[:, [2, 0]], atol=1e-5) and torch.allclose(x[:, 1].sigmoid(), torch.tensor(.2))
+
 # --- model folders -----------------------------------------------------------------------------------------------------
 @pytest.fixture
 def saved(tmp_path):
@@ -85,6 +134,14 @@ def test_a_folder_gives_back_the_model(saved):
     with torch.no_grad(): assert torch.equal(m.head(z), head(z))
     assert not m.head.training and m.vocab.names == ['safe', 're:zero', 'nan'] and m.thresholds is None and m.cut(.4).tolist() == [np.float32(.4)]*3
     assert m.codec == CODEC and m.meta['format'] == 'vaetag-model/1'
+
+@pytest.mark.parametrize('head', [QueryHead(4, 3, **SMALL, queries=2), TimmHead(4, 3, 'convnext_atto', extra=dict(depths=[1, 1, 1, 1]))], ids=lambda h: h.kind)
+def test_a_folder_keeps_what_is_special_about_a_head(tmp_path, head):
+    if head.kind == 'query': head.adopt(QueryHead(4, 3, **SMALL, queries=2), [2, 0], [0, 1])        # an unusual arrangement
+    save_model(tmp_path/'m', head.eval(), Vocab(['a', 'b', 'c']), CODEC, {})
+    m, z = load_model(tmp_path/'m'), torch.randn(2, 4, 16, 12)
+    assert m.head.spec() == head.spec()
+    with torch.no_grad(): assert torch.equal(m.head(z), head(z))
 
 class Evil:
     def __init__(self, path): self.path = path

@@ -49,10 +49,20 @@ def test_soft_labels_an_absent_tag_and_mixed_shapes_finish_in_every_mode(home, t
     losses = [x['loss'] for x in read_jsonl(tmp_path/'run'/'log.jsonl') if 'loss' in x]
     assert losses and np.isfinite(losses).all()
 
-@pytest.mark.parametrize('head', [dict(head='plain'), dict(head='attention', spatial=False, attention_heads=2), dict(d=16, depth=1, heads=2, skip=2, dropout=.1, gradient_checkpointing=True, probe_start=True)], ids=lambda h: h.get('head', 'pool'))
+@pytest.mark.parametrize('head', [dict(head='plain'), dict(head='attention', spatial=False, attention_heads=2),
+                                  dict(head='query', d=16, depth=1, heads=2, queries=5, gradient_checkpointing=True), dict(head='timm', name='resnet10t'), dict(d=16, depth=1, heads=2, skip=2, dropout=.1, gradient_checkpointing=True, probe_start=True)], ids=lambda h: h.get('head', 'pool'))
 def test_every_head_trains(home, tmp_path, head):
     r = train_decoder(config(home, tmp_path/'run', model=head, epochs=1, ema=0.))
     assert load_model(r.best).head.kind == head.get('head', 'pool')
+
+def test_muon_trains_queries(home, tmp_path):
+    r = train_decoder(config(home, tmp_path/'run', model=dict(head='query', d=16, depth=1, heads=2), optim=dict(kind='muon'), epochs=1))
+    assert load_model(r.best).head.queries.isfinite().all()
+
+@pytest.mark.parametrize('model,text', [(dict(head='timm'), 'model.name: missing'), (dict(name='resnet10t'), 'model.name: given, contradicting model.head: pool'),
+                                        (dict(head='query', heads=5), 'model.heads: 5 does not divide'), (dict(head='query', queries=0), 'model.queries: 0')])
+def test_heads_that_cannot_be(home, tmp_path, model, text):
+    with pytest.raises(UsageError, match=text): train_decoder(config(home, tmp_path/'run', model=model))
 
 def test_a_head_that_starts_from_a_probe_says_what_the_probe_says(home, tmp_path):
     train_decoder(config(home, tmp_path/'seen', epochs=1))                       # fills the store

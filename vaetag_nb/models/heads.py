@@ -26,6 +26,14 @@ class TagHead(nn.Module):
         "One logit for each tag."
         return self.out(self.embed(z))
 
+    def of_tags(self)->set:
+        "Names of the weights that belong to single tags: they are not taken over by position."
+        own = {t.data_ptr() for t in self.out.state_dict().values()}
+        return {k for k, t in self.state_dict().items() if t.data_ptr() in own}
+
+    def adopt(self, old, to, frm):
+        "Take over what else than rows of the last layer goes with the tags `frm` of the head `old`, here `to`: nothing."
+
     @torch.no_grad()
     def get_confidence(self,
                        z:torch.Tensor,  # latents in model space, (B, C, h, w)

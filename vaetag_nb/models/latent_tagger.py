@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'FORMAT', 'FILES', 'build_head', 'set_prior', 'copy_rows', 'init_from', 'card', 'save_model', 'TaggerModel',
-           'same_tags', 'load_state', 'check_thresholds', 'load_model']
+           'same_tags', 'load_state', 'load_model']
 
 # %% ../../nbs/05_models/30_latent_tagger.ipynb #18e82e8b
 import inspect, typing as T
@@ -19,9 +19,11 @@ from ..data.tags import Vocab
 from .classic import AttentionHead, PlainHead
 from .heads import TagHead
 from .pool import SIZES, PoolHead
+from .query import QueryHead
+from .timm_head import TimmHead
 
 # %% ../../nbs/05_models/30_latent_tagger.ipynb #bea9fe4d
-HEADS = {h.kind: h for h in (PoolHead, PlainHead, AttentionHead)}
+HEADS = {h.kind: h for h in (PoolHead, QueryHead, PlainHead, AttentionHead, TimmHead)}
 
 def build_head(spec:dict,       # kind and constructor arguments, as `TagHead.spec` gives them
                where='head',    # what messages call it
@@ -61,6 +63,7 @@ def copy_rows(head:TagHead,     # takes the rows; its biases are at the prior al
         raise VaetagError(f'model.init: the last layer there takes {old.out.in_features} features, here {head.out.in_features}')
     index = {t: i for i, t in enumerate(old_vocab)}
     to, frm = ([i for i, t in enumerate(vocab) if t in index], [index[t] for t in vocab if t in index])
+    head.adopt(old, to, frm)
     head.out.weight.zero_()
     head.out.weight[to], head.out.bias[to] = old.out.weight[frm], old.out.bias[frm]
     return dict(copied=len(to), new=head.out.out_features-len(to), dropped=len(index)-len(to))
@@ -73,9 +76,8 @@ def init_from(head:TagHead, vocab, model)->dict:    # `model`: what `load_model`
     if a != b:
         k = next(k for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k))
         raise VaetagError(f'model.init: {model.folder} has a {b["kind"]} head with {k} {b.get(k)}, asked for is a {a["kind"]} head with {k} {a.get(k)}')
-    own = head.state_dict()
-    last = {k for k, v in own.items() if v.data_ptr() in (head.out.weight.data_ptr(), head.out.bias.data_ptr())}
-    head.load_state_dict({k: own[k] if k in last else v for k, v in model.head.state_dict().items()})
+    own, of_tags = head.state_dict(), head.of_tags()
+    head.load_state_dict({k: own[k] if k in of_tags else v for k, v in model.head.state_dict().items()})
     return copy_rows(head, vocab, model.head, model.vocab)
 
 # %% ../../nbs/05_models/30_latent_tagger.ipynb #4164af75
@@ -171,8 +173,10 @@ def _described(folder, path, meta):
         if not isinstance(meta.get(k), dict): raise VaetagError(f'{path}: {k} is missing')
 
 # %% ../../nbs/05_models/30_latent_tagger.ipynb #9d84245f
-def check_thresholds(t, names, path)->dict: # `t` itself
-    "The content `t` of an optimal_thresholds.json at `path`; an error unless it fits the tags `names`."
+def _thresholds(path, names):
+    "The content of optimal_thresholds.json, checked"
+    if not path.exists(): return None
+    t = read_json(path)
     own = t.get('per_class_thresholds') if isinstance(t, dict) else None
     if not isinstance(own, dict): raise VaetagError(f'{path}: has no per_class_thresholds')
     unknown = [n for n in own if n not in names]
@@ -181,8 +185,6 @@ def check_thresholds(t, names, path)->dict: # `t` itself
         v = x.get('threshold') if isinstance(x, dict) else None
         if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v <= 1: raise VaetagError(f'{path}: {n}: no threshold in [0, 1]')
     return t
-
-def _thresholds(path, names): return check_thresholds(read_json(path), names, path) if path.exists() else None
 
 def load_model(folder,          # a model folder
                device='cpu',    # where the head goes
