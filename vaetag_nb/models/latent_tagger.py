@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'FORMAT', 'FILES', 'build_head', 'set_prior', 'copy_rows', 'init_from', 'card', 'save_model', 'TaggerModel',
-           'same_tags', 'load_state', 'load_model']
+           'same_tags', 'load_state', 'check_thresholds', 'load_model']
 
 # %% ../../nbs/05_models/30_latent_tagger.ipynb #18e82e8b
 import inspect, typing as T
@@ -173,10 +173,8 @@ def _described(folder, path, meta):
         if not isinstance(meta.get(k), dict): raise VaetagError(f'{path}: {k} is missing')
 
 # %% ../../nbs/05_models/30_latent_tagger.ipynb #9d84245f
-def _thresholds(path, names):
-    "The content of optimal_thresholds.json, checked"
-    if not path.exists(): return None
-    t = read_json(path)
+def check_thresholds(t, names, path)->dict: # `t` itself
+    "The content `t` of an optimal_thresholds.json at `path`; an error unless it fits the tags `names`."
     own = t.get('per_class_thresholds') if isinstance(t, dict) else None
     if not isinstance(own, dict): raise VaetagError(f'{path}: has no per_class_thresholds')
     unknown = [n for n in own if n not in names]
@@ -185,6 +183,8 @@ def _thresholds(path, names):
         v = x.get('threshold') if isinstance(x, dict) else None
         if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 <= v <= 1: raise VaetagError(f'{path}: {n}: no threshold in [0, 1]')
     return t
+
+def _thresholds(path, names): return check_thresholds(read_json(path), names, path) if path.exists() else None
 
 def load_model(folder,          # a model folder
                device='cpu',    # where the head goes

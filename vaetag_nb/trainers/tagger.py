@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 import numpy as np, torch
 from fastcore.basics import patch
-from timm.optim import Muon, param_groups_weight_decay
+from timm.optim import param_groups_weight_decay
 from ..core.errors import UsageError, VaetagError
 from ..core.io import read_json, write_json
 from ..core.progress import say
@@ -28,7 +28,7 @@ from .cached import LatentSource, encode_sides, read_sides, same_shape
 from .engine import Trainer
 from .baselines import pooled
 from .judge import fit_probe, judge, quick_figures
-from .optim import schedule
+from .optim import Muon, schedule
 from .processes import Processes, on_main
 from .settings import CodecConfig, DataConfig, EvalConfig, ImageConfig, OptimConfig, RunResult
 from .task import Task
