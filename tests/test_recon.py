@@ -1,6 +1,5 @@
 "Reconstruction and its metrics on real weights and pictures, through functions and through the command line"
-import json, os, shutil
-from pathlib import Path
+import json, shutil
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from vaetag_nb.cli import run
