@@ -107,12 +107,13 @@ def original_codec(vae,             # file or folder
                    trust=False,     # open pickles whatever is in them
                    device='cpu')->Codec:
     "The codec of a VAE that VAE-Tagger used or wrote."
-    if family is None and Path(vae).exists() and not says_scale(vae, config):
-        say(f'{vae}: no scaling_factor said; taken is that of FLUX, as VAE-Tagger does')
-        family = 'flux'
-    if not trust: return Codec.load(vae, config, family, convention, device)
-    with without_pickles(vae) as p: codec = Codec.load(p, config, family, convention, device)
-    codec.source = str(vae)
+    flux = family is None and Path(vae).exists() and not says_scale(vae, config)
+    how = config, 'flux' if flux else family, convention, device
+    if trust:
+        with without_pickles(vae) as p: codec = Codec.load(p, *how)
+        codec.source = str(vae)
+    else: codec = Codec.load(vae, *how)
+    if flux: say(f'{vae}: no scaling_factor said; taken is that of FLUX, as VAE-Tagger does')
     return codec
 
 # %% ../../nbs/05_models/50_original.ipynb #019133c6
