@@ -156,16 +156,16 @@ def test_malicious_pickles_execute_nothing(old, tmp_path):
     state = hash_weights(OldAttention(8, len(Vocab.read(good/'tags.csv')), heads=4)).state_dict()
     torch.save(dict(state_dict=state, x=Evil(mark)), bad)
     tags, vae = str(good/'tags.csv'), str(good/'best_vae')
-    os.link(bad, tmp_path/'optimal_thresholds.json')
+    os.link(bad, tmp_path/'evil.json')
     head = str(good/'best_decoder/pytorch_model.bin')
     for args in (['migrate', 'head', str(bad), '--tags', tags, '--vae', vae, '--attention-heads', '4'], ['migrate', 'vae', str(bad)],
                  ['migrate', 'head', head, '--vae', str(bad), '--attention-heads', '4'],
-                 ['migrate', 'head', head, '--thresholds', str(tmp_path/'optimal_thresholds.json'), '--attention-heads', '4'],
+                 ['migrate', 'head', head, '--thresholds', str(tmp_path/'evil.json'), '--attention-heads', '4'],
                  ['tag', str(old/'scenes/images'), '--decoder', str(bad), '--vae', vae, '--tags', tags]):
         status, _, err = base.shell(*args, '--out', str(tmp_path/'m'))
         assert status == 1 and err.count('\n') == 1 and not mark.exists() and not (tmp_path/'m').exists(), err
     status, _, err = base.shell('migrate', 'head', str(bad), '--tags', tags, '--vae', vae, '--attention-heads', '4', '--trust', '--out', str(tmp_path/'m'))
-    assert status == 0 and mark.exists() and 'opened on trust' in err   # that is what --trust means, and why it is never implied
+    assert status == 0 and mark.exists() and 'opened on trust' in err, err  # that is what --trust means, and why it is never implied
 
 # the table of commands
 
@@ -198,6 +198,7 @@ def config_of(verb):
 
 def old_command(script, flag, dashes=False):
     args = list(NEEDED.get(script, []))
+    if flag in ('source_json', 'test_ratio'): args = ['--source_json', 's.json']
     if script == 'infer_batch.sh': args = ['pictures', 'models', 'out']
     elif flag and f'--{flag}' not in args:
         kind = SCRIPTS[script].flags[flag].takes

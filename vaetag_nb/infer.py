@@ -65,6 +65,8 @@ class Tagger:
         if isinstance(self.vae, Codec):
             same_vae(spec['fingerprint'], self.vae.fingerprint, 'the codec that was given')
             return self.vae.to(self.device)
+        if spec.get('source') == 'vae' and not (self.vae or inside.is_dir()):
+            raise VaetagError(f'{self.folder}: no VAE in it: looked for vae/config.json and vae/diffusion_pytorch_model.safetensors; say with --vae where it is')
         src = self.vae or (inside if inside.is_dir() else None)
         return Codec.from_spec(spec, src, root=self.folder, device=self.device)
 
@@ -115,6 +117,7 @@ def score_images(self:Tagger, x:torch.Tensor, # (B, 3, H, W) uint8, or float in 
 @patch
 def batches(self:Tagger, pictures:list[Picture], batch_size:int)->list[list[Picture]]:
     "The readable ones of `pictures` in batches of one shape each, otherwise in their order."
+    if batch_size < 1: raise UsageError(f'batch_size {batch_size}: at least 1')
     ok = [p for p in pictures if not p.error]
     if not ok: return []
     tw, th = self.preprocess.assign(np.array([p.width for p in ok]), np.array([p.height for p in ok]))
@@ -156,6 +159,7 @@ def thresholds(self:Tagger, threshold=None, rule='auto')->np.ndarray|None: # (K,
 @patch
 def result(self:Tagger, p:Picture, scores, thresholds, top_k=None, error=None)->Result:
     "The `Result` of one picture."
+    if top_k is not None and top_k < 1: raise UsageError(f'top_k {top_k}: at least 1')
     own = dict(path=p.name, width=p.width, height=p.height, file=p.file, image=None if p.file or p.source is None else load_image(p.source))
     if error: return Result(self.vocab, None, None, **{**own, 'image': None}, error=error)
     if thresholds is None:

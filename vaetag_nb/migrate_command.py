@@ -285,7 +285,7 @@ def migrate_command(text:str,                # the whole line, or the content of
     if name == 'batch_inference_test.py': return Migration(*_measure(s, given)[:1], notes=notes)
     if name == 'infer_vae.py': (words,), more = _encode(s, given); notes += more
     else: words = _words(s, _defaults(name, given))
-    if name == 'create_test_dataset.py' and 'source_json' not in given: verb = 'data synth'
+    if name == 'create_test_dataset.py' and not {'source_json', 'test_ratio'} & given.keys(): verb = 'data synth'
     if name == 'vae_reconstruction_test.py' and 'vae_checkpoint' in given and 'vae_config_path' not in given: words += ['--family', 'flux']
     if name == 'evaluation.py': words = ['--model', 'MODEL', '--data', 'test.json', '--out', 'OUT']
     return Migration([['vaetag', *verb.split(), *words]], notes=notes)

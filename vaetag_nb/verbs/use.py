@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 from tyro.conf import Positional
 from ..core.errors import UsageError
+from ..core.progress import say
 from .base import FromData, Outcome, parse, verb
 
 # %% ../../nbs/11_verbs/40_use.ipynb #00321703
@@ -51,7 +52,7 @@ def tag(args):
         format: Literal['json', 'jsonl', 'csv', 'txt'] = 'json' # of --out; txt: a caption beside each picture
         threshold: str|None = None            # 0.3, or general=.3,character=.8; none: the model's own
         rule: Literal['auto', 'tag', 'category', 'global', 'mcut'] = 'auto' # which of the model's thresholds
-        top_k: int|None = None                # tags at most for a picture
+        top_k: int|None = None                # tags at most for a picture, at least 1
         batch_size: int = 8                   # pictures computed at once
         skip_errors: bool = False             # unreadable pictures do not make the exit status 1
         existing: Literal['skip', 'append', 'prepend', 'replace'] = 'skip' # captions that are there
@@ -63,7 +64,7 @@ def tag(args):
 # %% ../../nbs/11_verbs/40_use.ipynb #886e0c13
 def _tag(o):
     from vaetag_nb.infer import Tagger
-    from vaetag_nb.predictions import write_predictions
+    from vaetag_nb.predictions import write_results
     from vaetag_nb.results import Results, record
     if (o.images is None) == (o.from_latents is None): raise UsageError('give either IMAGES or --from-latents')
     threshold = _threshold(o.threshold)
@@ -79,10 +80,20 @@ def _tag(o):
         return Outcome(dict(tagged=rep.tagged, reused=rep.reused, failed=rep.failed, files=[str(f) for f in rep.files]), '\n'.join(map(str, rep.files)))
     if o.from_latents is not None: got = tagger.tag_latents(o.from_latents, o.space, **how, shape=_shape(o.latent_shape))
     else: got = tagger.tag(o.images, **how, batch_size=o.batch_size, skip_errors=o.skip_errors)
-    rows = [record(r) for r in (got if isinstance(got, Results) else [got])]
-    if o.out is not None: write_predictions(o.out, rows, o.format)
-    text = '\n'.join(f"{r['path']}\n" + '\n'.join(f"  {t['score']:.4f}  {t['tag']}" for t in r['tags']) if r['error'] is None else f"{r['path']}: {r['error']}" for r in rows)
-    return Outcome(dict(images=rows), text)
+    got = got if isinstance(got, Results) else [got]
+    rows, failed = [record(r) for r in got], sum(r.error is not None for r in got)
+    files = []
+    if o.out is not None:
+        files = write_results(o.out, got, o.format, dict(name=tagger.name, fingerprint=tagger.fingerprint), how)
+        text = '\n'.join(map(str, files))
+    else: text = '\n'.join(map(_as_text, rows))
+    if failed: say(f'{failed} of {len(rows)} failed' + (f', see {files[-1]}' if files else ''))
+    return Outcome(dict(images=rows), text, int(failed > 0 and not o.skip_errors))
+
+def _as_text(r):
+    "A record as lines for a person"
+    if r['error'] is not None: return f"{r['path']}: {r['error']}"
+    return '\n'.join([r['path'] or '', *(f"  {t['score']:.4f}  {t['tag']}" for t in r['tags'])])
 
 # %% ../../nbs/11_verbs/40_use.ipynb #415446fa
 @verb('eval tagger')
@@ -100,6 +111,7 @@ class EvalTagger(FromData):
     mode: Literal['auto', 'exact', 'hist'] = 'auto' # how curves are kept: all scores, or in bins
     bootstrap: int = 0              # draws for 95 % intervals; 0: none
     batch_size: int = 8             # pictures computed at once
+    keep_unlabelled: bool = False   # records without labels count as having none of the tags; else they are left out
     out: Path|None = None           # folder for evaluation_results.csv, evaluation_results_overall.json and more
     seed: int = 0                   # of the draws
     def __call__(self):
@@ -109,6 +121,7 @@ class EvalTagger(FromData):
         if (self.split is None) != (self.side is None): raise UsageError('--split and --side go together: a split.parquet, and train, val or test')
         if self.split is not None: t = split.apply(t, split.Split.read(self.split)).where(split=self.side)
         rep = evaluate_tagger(self.model, t, self.thresholds, self.fit_thresholds, self.objective, self.min_positives, self.mode, self.bootstrap,
-                              self.seed, self.batch_size, self.side or Path(self.data).name, self.out)
+                              self.seed, self.batch_size, self.side or Path(self.data).name, self.out,
+                              self.keep_unlabelled, self.strict, self.max_bad)
         rows = rep.per_tag.sort_values('support', ascending=False, kind='stable')[['class_name', 'support', 'precision', 'recall', 'f1', 'ap', 'threshold']]
         return Outcome(rep.summary, f'{rows.head(20).round(3).to_string(index=False)}\n\n{rep}')
