@@ -3,7 +3,6 @@ import importlib, json, os, re, shlex, sys
 import pytest, torch, torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
-import vaetag_nb.cli
 from vaetag_nb.core import config
 from vaetag_nb.core.errors import UsageError
 from vaetag_nb.core.io import write_json
@@ -15,6 +14,8 @@ from vaetag_nb.migrate_command import SCRIPTS, mapping, migrate_command
 from vaetag_nb.models.classic import hash_tensor, hash_weights
 from vaetag_nb.models.original import read_head
 from vaetag_nb.verbs import base
+
+importlib.import_module('vaetag_nb.cli')   # registers the verbs
 
 # the heads, stated once more from the contract alone
 
