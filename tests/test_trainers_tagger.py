@@ -126,12 +126,7 @@ def test_a_run_starts_from_another_models_rows(home, tmp_path):
 RUN = textwrap.dedent("""
     import sys
     from vaetag_nb.core.config import load
-    from vaetag_nb.models.pool import local_features
-from vaetag_nb.trainers import tagger
-from vaetag_nb.trainers.baselines import pooled
-from vaetag_nb.trainers.judge import fit_probe
-from vaetag_nb.trainers.processes import Processes
-from vaetag_nb.trainers.tagger import DecoderConfig, train_decoder
+    from vaetag_nb.trainers.tagger import DecoderConfig, train_decoder
     if __name__ == '__main__': train_decoder(load(DecoderConfig, sys.argv[1]))
     """)
 
