@@ -23,7 +23,7 @@ LONG_NAMES = dict(base='base_resolution', max='max_resolution', step='bucket_ste
 
 @dataclass
 class ImageConfig:
-    "How a picture becomes pixels; what `Preprocess` says in more words."
+    "How a picture becomes pixels."
     bucketing: bool = True          # sizes by aspect ratio; off: squares of `resolution`
     base_resolution: int = 512      # buckets: smallest side, pixels
     max_resolution: int = 1024      # buckets: largest side, pixels

@@ -8,10 +8,10 @@ __all__ = ['DataSynth', 'DataTestset', 'DataSplit', 'DataVocab', 'DataValidate',
 # %% ../../nbs/11_verbs/10_data.ipynb #1ecc5425
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
-from tyro.conf import Positional
+from typing import Annotated, Literal
+from tyro.conf import FlagCreatePairsOff
 from ..core.progress import say
-from .base import FromData, Outcome, aligned, parse, verb
+from .base import FromData, Outcome, aligned, named, parse, verb
 
 # %% ../../nbs/11_verbs/10_data.ipynb #9af0935b
 @verb('data synth')
@@ -52,11 +52,11 @@ class DataTestset:
 @dataclass(kw_only=True)
 class DataSplit(FromData):
     "Divide the records into train, val and test without leaks; the split is written once and reused."
-    data: Positional[str]                     # metadata JSON, folder, Parquet, CSV or JSONL
+    data: named(str, 'DATA')                   # metadata JSON, folder, Parquet, CSV or JSONL
     method: Literal['stratified', 'random', 'hash', 'modulo', 'column'] = 'stratified' # how sides are drawn
     val: float = 0.1                          # share of the validation side
     test: float = 0.1                         # share of the test side
-    no_val: bool = False                      # whether `--val 0` is meant
+    no_val: Annotated[bool, FlagCreatePairsOff] = False # whether `--val 0` is meant
     group_by: tuple[str, ...]|None = None     # what keeps records together: sha256 (content), group, column:NAME; none: content, and the table's groups
     seed: int = 0                             # of the draw
     extend: bool = False                      # keep the sides of an existing split and assign only new records
@@ -78,7 +78,7 @@ class DataSplit(FromData):
 @dataclass(kw_only=True)
 class DataVocab(FromData):
     "Build a tag list (selected_tags.csv): count the tags of data sets, merge tag lists, leave out rare tags."
-    sources: Positional[tuple[str, ...]]  # data sets of any layout, and tag lists (CSV with a column name); counts are added
+    sources: named(tuple[str, ...], 'SOURCE') = () # data sets of any layout, and tag lists (CSV with a column name); counts are added
     out: Path = Path('selected_tags.csv') # file to write
     min_count: int = 0                    # rarer tags are left out
     top: int|None = None                  # how many tags to keep of each category, the commonest
@@ -97,8 +97,8 @@ class DataVocab(FromData):
 @dataclass(kw_only=True)
 class DataValidate:
     "Find everything that is wrong with a data set, decoding every picture; exit status 1 if anything is."
-    json_path: str                              # the data set: metadata JSON, or any other layout
-    tags_csv_path: Path|None = None             # known tags
+    json_path: str                              # metadata JSON, or a data set of another layout
+    tags_csv_path: Path|None = None             # tags CSV of the known tags; none: every tag is known
     output_dir: Path|None = Path('data_validation') # folder for the report files
     layout: str = 'auto'                        # as for data split
     image_root: Path|None = None                # folder that relative image paths start from
@@ -116,18 +116,19 @@ class DataValidate:
 @dataclass(kw_only=True)
 class DataStats(FromData):
     "Counts, co-occurrence and tags per picture, of the whole and of each side of a split."
-    data: Positional[str]         # metadata JSON, folder, Parquet, CSV or JSONL
-    split: Path|None = None       # split.parquet
+    data: named(str, 'DATA')      # metadata JSON, folder, Parquet, CSV or JSONL
+    split: Path|None = None       # split.parquet of `data split`: each side is counted, too
     rare: int = 10                # tags with fewer pictures are called rare
     out: Path|None = None         # folder for tables and a picture
     def __call__(self):
         from vaetag_nb.data import split
-        from vaetag_nb.data.audit import tag_stats
+        from vaetag_nb.data.audit import tag_stats, tags_per_picture
         t = self.read(self.data)
         if self.split is not None: t = split.apply(t, split.Split.read(self.split))
         s = tag_stats(t, self.rare)
         if self.out is not None: s.write(self.out)
-        return Outcome(s.to_dict(), f'{s.parts.round(2).to_string(index=False)}\n\n{s.tags.head(20).to_string(index=False)}')
+        return Outcome(s.to_dict(), f'{s.parts.round(2).to_string(index=False)}\n\n{s.tags.head(20).round(3).to_string(index=False)}\n\ntags that come together\n{s.pairs.head(10).round(3).to_string(index=False)}\n\n'
+                                    f'{tags_per_picture(s.per_image)}')
 
 # %% ../../nbs/11_verbs/10_data.ipynb #8b9ecc6b
 @verb('data resolutions')

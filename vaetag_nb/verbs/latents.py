@@ -10,10 +10,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from tyro.conf import Positional
 from ..core.errors import UsageError, VaetagError
 from ..core.progress import say
-from .base import FromData, Outcome, aligned, parse, verb
+from .base import FromData, Outcome, aligned, named, parse, verb
 
 # %% ../../nbs/11_verbs/20_latents.ipynb #8451a782
 def _part(text):
@@ -29,7 +28,7 @@ def latents_encode(args):
     from vaetag_nb.trainers.settings import CodecConfig, ImageConfig
     @dataclass(kw_only=True)
     class Encode(FromData):
-        images: Positional[Path|None] = None  # picture or folder; or give --data
+        images: named(Path|None, 'IMAGES') = None  # picture or folder; or give --data
         data: str|None = None                 # metadata JSON, folder, Parquet, CSV or JSONL
         vae: str = 'embedded'                 # folder or file of the VAE
         out: Path                             # store (folder), or file with --format
@@ -72,7 +71,7 @@ def _encode(o, part):
 @dataclass(kw_only=True)
 class LatentsInfo:
     "What a VAE or a latent store is: class, family, channels, factor, convention, fingerprint, statistics."
-    src: Positional[str]       # VAE folder or file, `embedded`, or a store
+    src: named(str, 'SRC')     # VAE folder or file, `embedded`, or a store
     config: str|None = None    # settings over those found in a VAE, JSON file
     family: str|None = None    # sd15, sdxl, sd3, flux, tiny ...: where the file does not say the scale
     def __call__(self):
@@ -89,7 +88,7 @@ class LatentsInfo:
 @dataclass(kw_only=True)
 class LatentsCheck:
     "Missing, torn, non-finite and stale entries of a latent store; exit status 1 if there are any."
-    store: Positional[Path]   # folder of the store
+    store: named(Path, 'STORE') # folder of the store
     def __call__(self):
         from vaetag_nb.latents.store import LatentStore
         with LatentStore.open(self.store) as s: n, problems = len(s), s.check()
@@ -102,7 +101,7 @@ class LatentsCheck:
 @dataclass(kw_only=True)
 class LatentsRecon:
     "A picture through the VAE and back: both pictures, their difference, the latent, and figures."
-    image: Positional[Path|None] = None   # picture; none: a fixed synthetic one
+    image: named(Path|None, 'IMAGE') = None # picture; none: a fixed synthetic one
     vae: str = 'embedded'                 # folder or file of the VAE
     config: str|None = None               # settings over those found, JSON file
     family: str|None = None               # sd15, sdxl, sd3, flux, tiny ...: where the file does not say the scale

@@ -10,10 +10,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from tyro.conf import Positional
 from ..core.errors import UsageError
 from ..core.progress import say
-from .base import FromData, Outcome, parse, verb
+from .base import FromData, Outcome, named, parse, verb
 
 # %% ../../nbs/11_verbs/40_use.ipynb #00321703
 def _threshold(text):
@@ -36,7 +35,7 @@ def tag(args):
     from vaetag_nb.captions import CaptionOptions
     @dataclass(kw_only=True)
     class Tag:
-        images: Positional[Path|None] = None  # picture or folder; or give --from-latents
+        images: named(Path|None, 'IMAGES') = None # picture or folder; or give --from-latents
         model: Path|None = None               # model folder, such as best/ of a run; or a folder that VAE-Tagger wrote
         decoder: Path|None = None             # instead of --model: a head file of VAE-Tagger, with --vae and --tags
         tags: Path|None = None                # of a head of VAE-Tagger: its tags CSV
