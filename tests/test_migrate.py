@@ -256,3 +256,19 @@ def test_old_shell_files(tmp_path):
     assert migrate_command(f'bash {tmp_path/"train_vae.sh"}').config['epochs'] == 20
     for bad in ('', 'python other.py', 'train_vae.py --num_epochs', 'train_vae.py "unclosed', 'train_vae.py stray'):
         with pytest.raises(UsageError): migrate_command(bad)
+
+def test_an_old_training_command_goes_on_from_an_old_head(old, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    s = old/'scenes'
+    line = (f'python train_decoder.py --vae_checkpoint {old}/full/best_vae/diffusion_pytorch_model.safetensors --vae_config_path {old}/full/best_vae/config.json '
+            f'--decoder_checkpoint {old}/full/best_decoder/pytorch_model.bin --json_path {s}/data.json --tags_csv_path {s}/tags.csv --output_dir run '
+            '--resolution 64 --train_batch_size 2 --num_epochs 1 --attention_heads 4 --learning_rate 1e-4')
+    m = migrate_command(line)
+    (tmp_path/'run.yaml').write_text(m.yaml, encoding='utf-8')
+    for c in m.commands:
+        status, _, err = base.shell(*c[1:], *(['--device', 'cpu', '--eval.no-baselines'] if c[1] == 'train' else []))
+        assert status == 0, err
+    assert 'tags copied, 0 new, 0 dropped' in err
+    start, end = (Tagger.load(tmp_path/d, device='cpu') for d in ('run_start', 'run/best'))
+    assert start.head.spec()['kind'] == end.head.spec()['kind'] == 'attention' and end.model.codec['convention'] == start.model.codec['convention']
+    assert end.preprocess == start.preprocess     # tagging prepares pictures as training did
