@@ -106,7 +106,7 @@ SCRIPTS = {
     'validate_data.py': Script('data validate', _text(json_path='--json-path', tags_csv_path='--tags-csv-path', output_dir='--output-dir')
                                | dict(fix=Flag('--fix', 'switch', why='the cleaned JSON is written beside the source, not into the report folder')), 'every picture is opened; exit status 1 if anything is wrong'),
     'analyze_resolutions.py': Script('data resolutions', _text(json_path='--json-path', output_dir='--output-dir'), 'writes its findings to files as well'),
-    'vae_reconstruction_test.py': Script('latents recon', RECON, 'a VAE must be given; there a missing one was replaced by random weights'),
+    'vae_reconstruction_test.py': Script('latents recon', RECON, 'a VAE must be given: there a missing one was replaced by random weights; the latent is the mean, there a draw (`--sample`)'),
     'batch_inference_test.py': Script('eval tagger', EVAL),
     'evaluation.py': Script('eval tagger', {}, 'it was a module without a command line')}
 
@@ -287,6 +287,7 @@ def migrate_command(text:str,                # the whole line, or the content of
     else: words = _words(s, _defaults(name, given))
     if name == 'create_test_dataset.py' and not {'source_json', 'test_ratio'} & given.keys(): verb = 'data synth'
     if name == 'vae_reconstruction_test.py' and 'vae_checkpoint' in given and 'vae_config_path' not in given: words += ['--family', 'flux']
+    if name == 'vae_reconstruction_test.py': words += ['--fit', 'squash']
     if name == 'evaluation.py': words = ['--model', 'MODEL', '--data', 'test.json', '--out', 'OUT']
     return Migration([['vaetag', *verb.split(), *words]], notes=notes)
 
@@ -294,4 +295,5 @@ def _defaults(name, given):
     "`given` with what the script did unasked"
     if name == 'infer_full.py': return {'confidence_threshold': .5, 'output_dir': 'inference_output'} | given
     if name == 'create_test_dataset.py': return {'output_dir': 'test_dataset'} | given
-    return {'output_dir': 'resolution_analysis'} | given if name == 'analyze_resolutions.py' else given
+    own = {'analyze_resolutions.py': 'resolution_analysis', 'vae_reconstruction_test.py': 'vae_reconstruction_output'}
+    return ({'output_dir': own[name]} if name in own else {}) | given
