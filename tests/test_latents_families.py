@@ -301,3 +301,41 @@ def test_random_of_every_class():
         with torch.no_grad(): assert c.decode(c.encode(PICTURES)).shape == PICTURES.shape
     with pytest.raises(VaetagError, match="class 'AutoencoderKLCogVideoX'"): Codec.random({'_class_name': 'AutoencoderKLCogVideoX'})
     with pytest.raises(VaetagError, match='codec.config: these settings make no VAE'): Codec.random(dict(norm_num_groups=7))
+
+# --- latents check ---------------------------------------------------------------------------------------------------
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    import vaetag_nb.cli   # registers the verbs
+    from vaetag_nb.verbs.base import shell
+    monkeypatch.chdir(tmp_path)
+    assert vaetag_nb.cli.main
+    return shell
+
+def test_check_says_what_a_file_is_and_what_it_lacks(made, shell, tmp_path):
+    save_file(made('sd15')[2], tmp_path/'v.safetensors')
+    status, out, err = shell('latents', 'check', 'v.safetensors', '--side', '64')
+    assert status == 1 and 'AutoencoderKL, 4 channels, 4 pixels a cell' in out and 'may be sd15 or sdxl' in out and 'DOES NOT RECONSTRUCT' in out and 'the limit is 20' in out
+    status, out, err = shell('latents', 'check', 'v.safetensors', '--family', 'sdxl', '--side', '64', '--min-psnr', '0', '--json')
+    d = json.loads(out)
+    assert (status, d['family'], d['convention'], d['missing'], d['reconstructs'], d['candidates']) == (0, 'sdxl', 'z * 0.13025', None, True, ['sd15', 'sdxl'])
+    assert d['parameters'] == sum(p.numel() for p in made('sd15')[1].parameters()) and d['psnr_limit'] == 0 and list(d['psnr']) == ['synthetic']
+
+def test_check_of_a_real_vae_and_of_one_without_its_branch(shared, shell, tmp_path):
+    from vaetag_nb.latents.check import check_vae
+    photos = sorted((shared/'clothing_cc0'/'images').iterdir())[:2]
+    good = check_vae(shared/'weights'/'taef2', photos, side=128)
+    assert good.ok and good.mean > 24 > good.yardstick, str(good)
+    c = Codec.load(shared/'weights'/'taef2')
+    for k, v in c.vae.state_dict().items():
+        if '.pool.3.' in k: v.zero_()   # as if the branch were not there
+    c.save(tmp_path/'plain')
+    assert not check_vae(tmp_path/'plain', photos, side=128).ok
+
+@pytest.mark.parametrize('args, status, says', [
+    (('lost.safetensors',), 1, 'lost.safetensors: no such VAE file or folder'), (('black/flux',), 1, 'for a name on the Hugging Face hub write hub:black/flux'), (('empty',), 1, 'empty: no VAE weights; looked for'),
+    (('embedded', '--family', 'sd51'), 2, "VAE family 'sd51'"), (('embedded', '--side', '1'), 2, '--side 1'), (('embedded', '--images', 'empty'), 1, 'empty: holds no pictures'), (('embedded', '--config', 'lost.json'), 1, 'lost.json'),
+    (('hub:black',), 2, 'not a name on the hub')])
+def test_check_of_what_is_not_there(shell, tmp_path, args, status, says):
+    (tmp_path/'empty').mkdir()
+    code, out, err = shell('latents', 'check', *args)
+    assert code == status and says in err and err.count('\n') == 1, err

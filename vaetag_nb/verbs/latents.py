@@ -50,6 +50,7 @@ def _encode(o, part):
     from vaetag_nb.sources import gather
     if (o.images is None) == (o.data is None): raise UsageError('give either IMAGES or --data: pictures, or a data set')
     check_range('codec.batch_size', o.codec.batch_size, 1, 2**16)
+    if o.codec.sample != 'mode': raise UsageError('codec.sample: sample does not go with stored latents, which are means; --logvar keeps what a draw needs')
     if o.images is not None and not o.images.exists(): raise VaetagError(f'{o.images}: no such file or folder')
     if o.format != 'store' and (part != (0, 1) or o.flip or o.logvar): raise UsageError(f'--part, --flip and --logvar are for --format store, not for {o.format}')
     t, lost = None if o.data is None else o.read(o.data), {}
@@ -84,17 +85,33 @@ class LatentsInfo:
         return Outcome(d, aligned(d))
 
 # %% ../../nbs/11_verbs/20_latents.ipynb #b204fa83
+def _check_store(folder):
+    from vaetag_nb.latents.store import LatentStore
+    with LatentStore.open(folder) as s: n, problems = len(s), s.check()
+    text = '\n'.join([*map(str, problems[:20]), *([f'... and {len(problems)-20} more'] if len(problems) > 20 else []),
+                      f'{folder}: {n} latents, {len(problems)} problems'])
+    return Outcome(dict(latents=n, problems=[p._asdict() for p in problems]), text, int(bool(problems)))
+
 @verb('latents check')
 @dataclass(kw_only=True)
 class LatentsCheck:
-    "Missing, torn, non-finite and stale entries of a latent store; exit status 1 if there are any."
-    store: named(Path, 'STORE') # folder of the store
+    "Whether a latent store is whole and fresh, or what a VAE is and whether it reconstructs; exit status 1 if not."
+    src: named(str, 'SRC')     # folder of a store; or VAE folder or file, `embedded`, `hub:owner/name`
+    images: tuple[Path, ...] = ()  # pictures (or folders of them) for a VAE; none: a fixed scene
+    config: str|None = None    # settings over those found in a VAE, JSON file
+    family: str|None = None    # sd15, sdxl, sd3, flux, flux2, qwen, wan, dcae, tiny
+    min_psnr: float = 20.      # of a VAE's reconstructions, dB: the limit of the verdict
+    side: int = 256            # of the squares that pictures become, pixels
     def __call__(self):
-        from vaetag_nb.latents.store import LatentStore
-        with LatentStore.open(self.store) as s: n, problems = len(s), s.check()
-        text = '\n'.join([*map(str, problems[:20]), *([f'... and {len(problems)-20} more'] if len(problems) > 20 else []),
-                          f'{self.store}: {n} latents, {len(problems)} problems'])
-        return Outcome(dict(latents=n, problems=[p._asdict() for p in problems]), text, int(bool(problems)))
+        p = Path(self.src)
+        if p.is_dir() and ((p/'meta.json').exists() or any(p.glob('shard-*.safetensors'))): return _check_store(p)
+        from vaetag_nb.data.images import list_images
+        from vaetag_nb.latents.check import check_vae
+        if self.side < 8: raise UsageError(f'--side {self.side}: give at least 8 pixels')
+        images = [q for i in self.images for q in (list_images(i) if i.is_dir() else [i])]
+        if self.images and not images: raise VaetagError(f'{self.images[0]}: holds no pictures')
+        c = check_vae(self.src, images, self.config, self.family, self.min_psnr, self.side)
+        return Outcome(c.to_dict(), str(c), int(not c.ok))
 
 # %% ../../nbs/11_verbs/20_latents.ipynb #c4cb17dd
 @verb('latents recon')
