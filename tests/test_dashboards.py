@@ -83,3 +83,33 @@ def test_bars_are_text_not_markup(toy):
 def test_picture(toy):
     assert len(predictions_picture(toy[2], rows=[0, 1, 2], cols=2).axes) == 8
     assert chosen_rows(toy[2], toy[2].thresholds).tolist() == list(range(len(toy[0])))
+
+def test_browsers_open_by_one_call(toy, tmp_path):
+    from vaetag_nb import dashboards
+    from vaetag_nb.bucketing import Preprocess
+    from vaetag_nb.latents.encode import encode_table
+    table, tagger, _ = toy
+    b = dashboards.tags(table, most=4)
+    n = table.counts()
+    assert b.tag.options[0][1] == n.argmax() and len(b.rows) == n.max() and b.sheet.value.count('<img') == 4
+    encode_table(table.ids, table.paths, tagger.codec, tmp_path/'store', Preprocess(base=48, max=96, step=8))
+    l = dashboards.latents(tmp_path/'store', tagger.codec, side=48)
+    before = l.sheet.value
+    l.next.click()
+    assert '2 of 24' in l.note.value and l.sheet.value != before and l.near.value.count('<img') == 6 and l.decoded.value
+    r = dashboards.reconstructions({'a': tagger.codec, 'b': tagger.codec}, table.paths[:5], side=48)
+    assert r.figures['a'].equals(r.figures['b']) and r.order[0] == r.figures['a']['psnr'].idxmin()
+
+def test_a_browser_says_which_picture_is_lost(toy, tmp_path):
+    from vaetag_nb import dashboards
+    table = toy[0]
+    lost = table.with_columns()
+    lost.paths = [str(tmp_path/'gone.png')]*len(lost)
+    assert 'role="alert"' in dashboards.tags(lost).sheet.value
+
+def test_nearest_latents():
+    "Of a set and a copy moved a little, each row's neighbour is its copy"
+    from vaetag_nb.browse.latents import nearest_rows
+    x = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
+    x = np.concatenate([x, x + .01])
+    assert all(nearest_rows(x, i, 1)[0] == (i + 50) % 100 for i in range(100))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'Scored', 'truth_of', 'score_all', 'Counts', 'count', 'chosen_rows', 'Predictions', 'enlarged',
-           'predictions_picture']
+           'predictions_picture', 'tags', 'latents', 'reconstructions']
 
 # %% ../nbs/10_dashboards.ipynb #3f7032a5
 import html
@@ -12,12 +12,16 @@ from dataclasses import dataclass
 import ipywidgets as W, matplotlib.pyplot as plt, numpy as np, scipy.sparse as sp, torch
 from fastcore.basics import patch
 from PIL import Image
+from .browse.latents import LatentBrowser
+from .browse.recon import ReconBrowser
+from .browse.tags import TagBrowser
 from .core.errors import VaetagError, nearest
 from .core.progress import say
 from .data.images import load_image, to_float
 from .data.table import TagTable
 from .eval.tagging import tag_metrics
 from .infer import Tagger
+from .latents.store import LatentStore
 from .pictures import bar_axes, channel_sheet, tag_bars, thumbnail, to_image, to_png, worth_showing
 from .sources import Picture, gather, measure
 
@@ -263,3 +267,21 @@ def predictions_picture(scored:Scored,    # of `score_all`
         bar_axes(bars, [scored.tagger.vocab.names[j] for j in k], s[k], t[k], None if truth is None else truth[k], fontsize=7)
     plt.close(fig)
     return fig
+
+# %% ../nbs/10_dashboards.ipynb #e302b9c5
+def tags(table, # `TagTable`
+         **options)->TagBrowser: # of `browse.tags.TagBrowser`
+    "Search the tags of a data set; see counts, companions and pictures of each."
+    return TagBrowser(table, **options)
+
+def latents(store, # `LatentStore`, or its folder
+            codec=None, # `Codec` to decode with
+            **options)->LatentBrowser: # of `browse.latents.LatentBrowser`
+    "Leaf through the latents of a store: channels, values, neighbours."
+    return LatentBrowser(store if isinstance(store, LatentStore) else LatentStore.open(store), codec, **options)
+
+def reconstructions(codec, # `Codec`, or `{name: Codec}` to see several side by side
+                    paths, # files
+                    **options)->ReconBrowser: # of `browse.recon.ReconBrowser`
+    "Leaf through pictures and what VAEs give back of them, worst first."
+    return ReconBrowser(codec, paths, **options)
