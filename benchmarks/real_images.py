@@ -19,7 +19,7 @@ from vaetag_nb.trainers.tagger import DecoderConfig, train_decoder
 
 SHARED = Path(os.environ.get('VAETAG_SHARED', Path(__file__).resolve().parents[2]/'shared'/'data'))
 COMMON = dict(epochs=3, batch_size=64, ema=.99, optim=dict(kind='muon', lr=3e-4), eval=dict(every=1, batch_size=256), log_every=20, save_every=10,
-              precision='bf16', codec=dict(family='taef2', batch_size=32, dtype='bf16'), latents=dict(mixup=.2), device='cpu')
+              codec=dict(family='taef2', batch_size=32), latents=dict(mixup=.2), device='cpu')   # float32: a processor without bfloat16 units takes 45 times as long for a convolution in it
 RECIPES = dict(
     fashion=dict(image=dict(base_resolution=72, max_resolution=96, bucket_step=24, flip=True), model=dict(size='tiny', depth=2, skip=4, probe_start=True, dropout=.2), latents=dict(zoom=.2)),
     emoji=dict(epochs=6, image=dict(bucketing=False, resolution=128, flip=True), model=dict(size='tiny', depth=2, patch=4, skip=4, probe_start=True, dropout=.2), latents=dict(zoom=.3)))
