@@ -22,7 +22,7 @@ def figure_png(fig)->bytes:
 
 def small_table(df)->str:
     "A short table as HTML for a widget."
-    return '<div style="font:13px/1.4 system-ui,sans-serif">' + df.to_html(index=False, border=0, float_format=lambda x: f'{x:.3f}') + '</div>'
+    return '<div style="font:13px/1.4 system-ui,sans-serif">' + df.to_html(index=False, border=0, float_format=lambda x: f'{x:.3f}').replace('<th>', '<th style="padding:1px 7px">').replace('<td>', '<td style="padding:1px 7px;text-align:right">') + '</div>'
 
 def companions(table, c:int, most=12)->pd.DataFrame: # tag, together, share (of the pictures with `c`), lift
     "The tags that stand with tag number `c` most often; lift: how many times oftener than by chance."
@@ -47,7 +47,7 @@ class TagBrowser:
         self.tag = W.Select(rows=14, layout=W.Layout(width='250px'))
         self.page = W.BoundedIntText(description='page', min=1, max=1, value=1, layout=W.Layout(width='130px'), **auto)
         self.note, self.pairs, self.sheet, self.problems = (W.HTML() for _ in range(4))
-        self.tail = W.Image(format='png', value=self.tail_png(), layout=W.Layout(width='420px', object_fit='contain'))
+        self.tail = W.Image(format='png', value=self.tail_png(), layout=W.Layout(width='340px', object_fit='contain'))
         self.problems.value = '' if not table.report.counts else table.report._repr_html_()
         self.ui = W.VBox([self.problems, W.HBox([W.VBox([self.search, self.tag]), self.tail, self.pairs], layout=W.Layout(flex_flow='row wrap', align_items='flex-start')),
                           W.HBox([self.note, self.page], layout=W.Layout(align_items='center', justify_content='space-between')), self.sheet], layout=W.Layout(max_width='1080px'))
