@@ -36,7 +36,7 @@ def config(home, out, **more):
 def tensors(folder): return hash_tensors(load_tensors(folder/'model.safetensors')[0])
 
 # --- (a), (c): it finishes, once ----------------------------------------------------------------------------------------
-MODES = dict(simplified={}, standard=dict(mode='standard'), asl=dict(classification=dict(kind='asl', class_balanced=True)), zlpr=dict(classification=dict(kind='zlpr')),
+MODES = dict(simplified={}, standard=dict(mode='standard'), research=dict(mode='research'), contrastive=dict(semantic=dict(kind='contrastive', weight=.5)), asl=dict(classification=dict(kind='asl', class_balanced=True)), zlpr=dict(classification=dict(kind='zlpr')),
              two_way=dict(classification=dict(kind='two_way')), balanced=dict(classification=dict(kind='distribution_balanced')))
 
 @pytest.mark.parametrize('mode', MODES)
@@ -48,6 +48,21 @@ def test_soft_labels_an_absent_tag_and_mixed_shapes_finish_in_every_mode(home, t
     assert len({tuple(s) for s in LatentStore.open(home/'store').shapes.tolist()}) > 1
     losses = [x['loss'] for x in read_jsonl(tmp_path/'run'/'log.jsonl') if 'loss' in x]
     assert losses and np.isfinite(losses).all()
+
+@pytest.mark.parametrize('loss,names', [
+    ({}, {'bce'}), (dict(mode='standard'), {'focal_balanced'}), (dict(mode='research'), {'focal', 'triplet', 'learned/focal', 'learned/triplet', 'triplet_valid'}),
+    (dict(mode='custom', semantic=dict(weight=.5), classification=dict(class_balanced=True)), {'bce_balanced', 'triplet', 'triplet_valid'}),
+    (dict(mode='research', weighting='fixed', semantic=dict(weight=.2)), {'focal', 'triplet', 'triplet_valid'})], ids=lambda v: str(v)[:20])
+@pytest.mark.parametrize('batch', [2, 8])
+def test_each_mode_logs_its_own_terms(home, tmp_path, loss, names, batch):
+    train_decoder(config(home, tmp_path/'run', loss=loss, epochs=1, batch_size=batch))
+    steps = [x for x in read_jsonl(tmp_path/'run'/'log.jsonl') if x['kind'] == 'step']
+    own = {'kind', 'step', 'epoch', 'loss', 'grad_norm', 'lr', 'img_s', 'mem_mb'}
+    for x in steps: assert {k for k in x if not k.startswith('weight/')} - own == names
+    if 'triplet' in names:
+        assert sum(x['triplet_valid'] for x in steps) > 0
+        if 'learned/focal' not in names: assert all(abs(x['loss'] - sum(x[f'weight/{k}']*x[k] for k in names if f'weight/{k}' in x)) < 1e-4 for x in steps)
+        else: assert steps[0]['learned/focal'] == 1 and steps[-1]['learned/focal'] != 1
 
 @pytest.mark.parametrize('head', [dict(head='plain'), dict(head='attention', spatial=False, attention_heads=2),
                                   dict(head='query', d=16, depth=1, heads=2, queries=5, gradient_checkpointing=True), dict(head='timm', name='resnet10t'), dict(d=16, depth=1, heads=2, skip=2, dropout=.1, gradient_checkpointing=True, probe_start=True)], ids=lambda h: h.get('head', 'pool'))
@@ -137,8 +152,9 @@ def start(tmp_path, cfg, name, launcher=()):
     return subprocess.Popen([sys.executable, *launcher, str(tmp_path/'run.py'), str(tmp_path/f'{name}.yaml')], env=env, stderr=subprocess.PIPE, text=True)
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_bit_by_bit(home, tmp_path):
-    more = dict(epochs=6, batch_size=4, accumulate=2, save_every='1 steps', model=dict(d=16, depth=2, heads=2, dropout=.2, drop_path=.3), workers=0)
+@pytest.mark.parametrize('loss', [{}, dict(mode='research')], ids=['bce', 'triplets, learned weights'])
+def test_a_killed_run_goes_on_bit_by_bit(home, tmp_path, loss):
+    more = dict(epochs=6, batch_size=4, accumulate=2, save_every='1 steps', model=dict(d=16, depth=2, heads=2, dropout=.2, drop_path=.3), workers=0, loss=loss)
     whole = train_decoder(config(home, tmp_path/'whole', **more))
     cfg = config(home, tmp_path/'cut', **more)
     p, steps = start(tmp_path, cfg, 'cut'), tmp_path/'cut'/'checkpoints'
@@ -166,6 +182,11 @@ def test_two_processes_report_what_one_does(home, tmp_path):
     (dict(epochs=0), 'epochs: 0 is not at least 1'), (dict(batch_size=0), 'batch_size: 0'), (dict(data=dict(metadata=None)), 'data.metadata: not given'),
     (dict(model=dict(heads=5, d=16)), 'model.heads: 5 does not divide model.d: 16'), (dict(codec=dict(vae=None)), 'codec.vae: not given'),
     (dict(image=dict(base_resolution=96, max_resolution=64)), 'image.max_resolution = 64'), (dict(image=dict(base_resolution=60, max_resolution=96, bucket_step=12)), '8'),
+    (dict(loss=dict(semantic=dict(kind='contrastive'))), 'loss.semantic.kind: contrastive does nothing with loss.semantic.weight: 0'),
+    (dict(loss=dict(weighting='learned')), 'loss.weighting: learned weighs terms against each other, but loss.semantic.weight: 0'),
+    (dict(loss=dict(semantic=dict(weight=1., mining='batch'))), 'loss.semantic.mining: batch needs batch_size of 8'),
+    (dict(loss=dict(mode='research', semantic=dict(on='pooled'))), 'loss.semantic.on: pooled'),
+    (dict(loss=dict(mode='research'), latents=dict(mixup=.4)), 'latents.mixup: 0.4 does not go with loss.semantic.mining: plan'),
     (dict(codec=dict(sample='sample')), 'codec.sample'), (dict(model=dict(probe_start=True)), 'model.probe_start'), (dict(latents=dict(zoom=1)), 'latents.zoom')])
 def test_wrong_settings_are_usage_errors(home, tmp_path, change, text):
     with pytest.raises(UsageError) as e: train_decoder(config(home, tmp_path/'run', **change))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRUNK', 'SETTINGS', 'RATES', 'ClassificationConfig', 'DecoderLoss', 'HeadConfig', 'LatentsConfig', 'DecoderOptim',
-           'DecoderEval', 'DecoderConfig', 'check', 'mixed', 'weight_groups', 'DecoderTask', 'Prepared', 'store_folder',
-           'prepare', 'finish', 'train_decoder']
+           'DecoderEval', 'DecoderConfig', 'check_terms', 'check', 'mixed', 'weight_groups', 'DecoderTask', 'Prepared',
+           'store_folder', 'prepare', 'finish', 'train_decoder']
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #25725007
 import dataclasses as dc
@@ -21,12 +21,14 @@ from ..core.progress import say
 from ..core.rng import seeded
 from ..latents.store import LatentStore
 from ..losses import ClassificationLoss, bce
+from ..weighting import LearnedWeights, combined
 from ..models.pool import local_features
 from ..models.timm_head import named_in
 from ..models.latent_tagger import SIZES, build_head, init_from, load_model, save_model, set_prior
 from .cached import LatentSource, encode_sides, read_sides, same_shape
 from .engine import Trainer
 from .baselines import pooled
+from .loss_settings import Partners, SemanticConfig
 from .judge import fit_probe, judge, quick_figures
 from .optim import Muon, schedule
 from .processes import Processes, on_main
@@ -55,13 +57,41 @@ class ClassificationConfig:
 @dataclass
 class DecoderLoss:
     "What is minimised."
-    mode: Literal['simplified', 'standard', 'custom'] = 'simplified'
+    mode: Literal['simplified', 'standard', 'research', 'custom'] = 'simplified'
     classification: ClassificationConfig = field(default_factory=ClassificationConfig)
+    semantic: SemanticConfig = field(default_factory=SemanticConfig)
+    weighting: Literal['fixed', 'learned']|None = None # of the terms; none: learned in research, else fixed
 
     def terms(self)->ClassificationConfig:
         "The classification term with what the mode leaves open filled in."
-        c, on = self.classification, self.mode == 'standard' and self.classification.kind == 'bce'
-        return dc.replace(c, focal=on if c.focal is None else c.focal, class_balanced=on if c.class_balanced is None else c.class_balanced)
+        c, plain = self.classification, self.classification.kind == 'bce'
+        focal, balanced = plain and self.mode in ('standard', 'research'), plain and self.mode == 'standard'
+        return dc.replace(c, focal=focal if c.focal is None else c.focal, class_balanced=balanced if c.class_balanced is None else c.class_balanced)
+
+    def base(self)->dict: # {term: weight}, the terms named by what they are
+        "The active terms and their base weights."
+        c, s = self.terms(), self.semantic
+        name = '_'.join([('focal' if c.focal else c.kind), *(['balanced'] if c.class_balanced else [])])
+        w = (1. if self.mode == 'research' else 0.) if s.weight is None else s.weight
+        return {k: v for k, v in {name: c.weight, s.kind: w}.items() if v}
+
+    def learned(self)->bool:
+        "Are the weights learned?"
+        return (self.weighting or ('learned' if self.mode == 'research' else 'fixed')) == 'learned'
+
+    def overrides(self)->dict:
+        "Keys that say something else than the mode."
+        kind = self.classification.kind
+        says = dict(weighting='learned' if self.mode == 'research' else 'fixed', **{'classification.focal': kind == 'bce' and self.mode in ('standard', 'research'),
+                    'classification.class_balanced': kind == 'bce' and self.mode == 'standard', 'semantic.weight': 1. if self.mode == 'research' else 0.})
+        own = {'weighting': self.weighting, 'classification.focal': self.classification.focal,
+               'classification.class_balanced': self.classification.class_balanced, 'semantic.weight': self.semantic.weight}
+        return {f'loss.{k}': v for k, v in own.items() if self.mode != 'custom' and v is not None and v != says[k]}
+
+    def __str__(self):
+        over = ', '.join(f'{k}: {v}' for k, v in self.overrides().items())
+        return (f"loss ({self.mode}): {' + '.join(f'{w:g} x {k}' for k, w in self.base().items())}, weights "
+                f"{'learned' if self.learned() else 'fixed'}" + (f'; overrides: {over}' if over else ''))
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #f5bfba64
 TRUNK = 'patch', 'dropout', 'drop_path'
@@ -150,6 +180,17 @@ class DecoderConfig:
 # %% ../../nbs/06_trainers/50_tagger.ipynb #ffa83259
 RATES = dict(pool=(3e-4, .05), query=(3e-4, .05), timm=(3e-4, .05), plain=(1e-3, 1e-6), attention=(1e-3, 1e-6), muon=(2e-3, .05))  # learning rate, weight decay
 
+def check_terms(cfg:DecoderConfig):
+    "Refuse loss settings that contradict each other, naming both keys."
+    l, s = cfg.loss, cfg.loss.semantic
+    base = l.base()
+    s.check(base.get(s.kind, 0.) if s.weight is None else s.weight, cfg.batch_size)
+    if not base: raise UsageError(f'loss.classification.weight: 0 and loss.semantic.weight: {s.weight or 0:g} leave nothing to learn')
+    if s.on != 'embedding': raise UsageError(f'loss.semantic.on: {s.on} acts on the latents, which train decoder does not train; take embedding')
+    if l.learned() and len(base) < 2: raise UsageError(f"loss.weighting: learned weighs terms against each other, but loss.{'semantic' if s.kind not in base else 'classification'}.weight: 0 leaves only {[*base][0]}")
+    if cfg.latents.mixup and s.kind in base and s.mined(cfg.batch_size) == 'plan':
+        raise UsageError(f'latents.mixup: {cfg.latents.mixup} does not go with loss.semantic.mining: plan, whose partners are of whole pictures')
+
 def check(cfg:DecoderConfig)->DecoderConfig:
     "`cfg` with the rates filled in; a `UsageError` names a setting that cannot be."
     for k in ('epochs', 'batch_size', 'accumulate'):
@@ -161,6 +202,7 @@ def check(cfg:DecoderConfig)->DecoderConfig:
     if cfg.codec.sample != 'mode': raise UsageError('codec.sample: sample does not go with cached latents, which are the means; leave it out')
     terms = dc.asdict(cfg.loss.terms()); terms.pop('weight')
     ClassificationLoss(**terms, counts=[1], num_samples=2)
+    check_terms(cfg)
     o = cfg.optim
     lr, wd = RATES['muon' if o.kind == 'muon' else cfg.model.head]
     optim = dc.replace(o, lr=lr if o.lr is None else o.lr, weight_decay=wd if o.weight_decay is None else o.weight_decay)
@@ -201,7 +243,7 @@ def weight_groups(net, weight_decay:float, muon=False)->list:
 # %% ../../nbs/06_trainers/50_tagger.ipynb #300f9e83
 class DecoderTask(Task):
     "A head on cached latents."
-    select, goal = 'val/mAP', 'max'
+    select, goal, averaged = 'val/mAP', 'max', ['head']
     def __init__(self, cfg:DecoderConfig,
                  source, val,       # `LatentSource` to learn from, and to validate on
                  vocab,             # `Vocab` with the counts of the training records
@@ -216,9 +258,13 @@ class DecoderTask(Task):
         if cfg.model.weights: self.head.start_from(cfg.model.weights)
         if cfg.model.init: self.start(load_model(cfg.model.init))
         terms = dc.asdict(cfg.loss.terms())
-        self.weight = terms.pop('weight')
+        del terms['weight']
         self.loss = ClassificationLoss(**terms, counts=vocab.counts, num_samples=len(source))
+        self.base, s = cfg.loss.base(), cfg.loss.semantic
+        self.learned, self.semantic = LearnedWeights(self.base) if cfg.loss.learned() else None, s.term() if s.kind in self.base else None
         if cfg.model.probe_start: self.start_from_probe()
+        if self.semantic and s.mined(cfg.batch_size) == 'plan':
+            self.source = Partners(source, np.unique(source.store.shapes[source.rows], axis=0, return_inverse=True)[1].reshape(-1), cfg.seed)
 
     def start(self, model):
         "Take trunk and rows of a trained model."
@@ -229,15 +275,22 @@ class DecoderTask(Task):
 
     def optims(self, total, per_epoch):
         o = self.cfg.optim
-        groups = weight_groups(self.head, o.weight_decay, o.kind == 'muon')
+        groups = weight_groups(self.head, o.weight_decay, o.kind == 'muon') + ([self.learned.optim_group()] if self.learned else [])
         opt = torch.optim.AdamW(groups, o.lr, fused=True) if o.kind == 'adamw' else Muon(groups, o.lr, betas=(.9, .99))
-        return dict(head=(opt, schedule(o.scheduler, total, o.warmup), ['head']))
+        return dict(head=(opt, schedule(o.scheduler, total, o.warmup), ['head', *(['learned'] if self.learned else [])]))
 
     def loss_head(self, batch, ctx):
         "Loss of a batch."
         z, y = batch['z'], batch['y']
         if self.cfg.latents.mixup: z, y = mixed(z, y, self.cfg.latents.mixup, ctx.fold('mixup'))
-        return self.weight*self.loss(self.head(z), y), {}
+        if self.semantic is None: return combined({k: self.loss(self.head(z), y) for k in self.base}, self.base)
+        more = [batch['z_p'], batch['z_n']] if 'z_p' in batch else []
+        e, *others = self.head.embed(torch.cat([z, *more])).split(len(z))
+        terms, kind = {k: self.loss(self.head.out(e), y) for k in self.base if k != self.cfg.loss.semantic.kind}, self.cfg.loss.semantic.kind
+        terms[kind], figures = (self.semantic.plan(e, y, others[0], batch['y_p'], others[1], batch['y_n'], batch['valid']) if more else
+                                self.semantic.batch(e, y))
+        total, shown = combined(terms, self.base, self.learned)
+        return total, shown | figures
 
     def validate(self, trainer):
         "Loss and threshold-free figures on the validation records."
@@ -309,6 +362,7 @@ def train_decoder(cfg:DecoderConfig)->RunResult:
     p = Processes(cfg.device)
     run = prepare(cfg, p)
     task = DecoderTask(cfg, run.sources['train'], run.sources['val'], run.vocab, run.codec, run.preprocess)
+    say(str(cfg.loss))
     trainer = Trainer(task, out, epochs=cfg.epochs, accumulate=cfg.accumulate, seed=cfg.seed, precision=cfg.precision, max_grad_norm=cfg.optim.max_grad_norm,
                       ema=cfg.ema, workers=cfg.workers, log_every=cfg.log_every, eval_every=cfg.eval.every, eval_first=cfg.model.probe_start, save_every=cfg.save_every, device=cfg.device,
                       gradient_checkpointing=cfg.model.gradient_checkpointing, cudnn_benchmark=cfg.cudnn_benchmark, config=cfg)
