@@ -279,19 +279,6 @@ class DecoderTask(Task):
         opt = torch.optim.AdamW(groups, o.lr, fused=True) if o.kind == 'adamw' else Muon(groups, o.lr, betas=(.9, .99))
         return dict(head=(opt, schedule(o.scheduler, total, o.warmup), ['head', *(['learned'] if self.learned else [])]))
 
-    def loss_head(self, batch, ctx):
-        "Loss of a batch."
-        z, y = batch['z'], batch['y']
-        if self.cfg.latents.mixup: z, y = mixed(z, y, self.cfg.latents.mixup, ctx.fold('mixup'))
-        if self.semantic is None: return combined({k: self.loss(self.head(z), y) for k in self.base}, self.base)
-        more = [batch['z_p'], batch['z_n']] if 'z_p' in batch else []
-        e, *others = self.head.embed(torch.cat([z, *more])).split(len(z))
-        terms, kind = {k: self.loss(self.head.out(e), y) for k in self.base if k != self.cfg.loss.semantic.kind}, self.cfg.loss.semantic.kind
-        terms[kind], figures = (self.semantic.plan(e, y, others[0], batch['y_p'], others[1], batch['y_n'], batch['valid']) if more else
-                                self.semantic.batch(e, y))
-        total, shown = combined(terms, self.base, self.learned)
-        return total, shown | figures
-
     def validate(self, trainer):
         "Loss and threshold-free figures on the validation records."
         mine = [(s.indices, self.head(b['z']).float(), b['y']) for s, b in trainer.batches(self.val, self.val_plan)]
@@ -303,6 +290,21 @@ class DecoderTask(Task):
 
     def save_best(self, folder, trainer):
         save_model(folder, self.head, self.vocab, self.codec, self.preprocess)
+
+# %% ../../nbs/06_trainers/50_tagger.ipynb #2295a06d
+@patch
+def loss_head(self:DecoderTask, batch, ctx):
+    "Loss of a batch."
+    z, y = batch['z'], batch['y']
+    if self.cfg.latents.mixup: z, y = mixed(z, y, self.cfg.latents.mixup, ctx.fold('mixup'))
+    if self.semantic is None: return combined({k: self.loss(self.head(z), y) for k in self.base}, self.base)
+    more = [batch['z_p'], batch['z_n']] if 'z_p' in batch else []
+    e, *others = self.head.embed(torch.cat([z, *more])).split(len(z))
+    terms, kind = {k: self.loss(self.head.out(e), y) for k in self.base if k != self.cfg.loss.semantic.kind}, self.cfg.loss.semantic.kind
+    terms[kind], figures = (self.semantic.plan(e, y, others[0], batch['y_p'], others[1], batch['y_n'], batch['valid']) if more else
+                            self.semantic.batch(e, y))
+    total, shown = combined(terms, self.base, self.learned)
+    return total, shown | figures
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #234ade7e
 @patch
