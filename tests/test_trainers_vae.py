@@ -6,7 +6,11 @@ from vaetag_nb.core.errors import UsageError, VaetagError
 from vaetag_nb.core.io import load_tensors, read_json, read_jsonl
 from vaetag_nb.data.synth import make_scenes
 from vaetag_nb.latents.codec import Codec
-from vaetag_nb.trainers.vae import Pictures, VaeConfig, VaeTask, kl_elements, train_vae
+from vaetag_nb.trainers.pixels import Pictures
+from vaetag_nb.trainers.plan import Slice
+from vaetag_nb.trainers.task import Ctx
+from vaetag_nb.trainers.vae import VaeConfig, VaeTask, train_vae
+from vaetag_nb.weighting import kl_elements
 
 LAYOUT = dict(latent_channels=4, block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, mid_block_add_attention=False)
 
@@ -66,14 +70,15 @@ def test_the_decoder_sees_draws_in_training_and_the_mean_in_evaluation(scenes, t
     cfg = config(scenes, tmp_path/'run')
     codec = cfg.codec.start(0)
     src = Pictures(*pictures(scenes), cfg.image, 0)
-    task = VaeTask(codec, src, Pictures(*pictures(scenes), load(VaeConfig).image.__class__(**{**cfg.image.__dict__, 'window': None}), 0), cfg, fresh=True)
+    task = VaeTask(codec, src, Pictures(*pictures(scenes), cfg.image.plain(), 0), cfg, dict(recon=1., kl=0.), fresh=True)
     batch, seen, real = src.get(0, np.arange(3)), [], task.vae.decode
     task.vae.decode = lambda z: seen.append(z) or real(z)
-    class C:
-        def __init__(self, s): self.s = s
-        def fold(self, *a): return self.s
-    a, b, c = (task.loss_vae(batch, C(s))[0].item() for s in (0, 1, 0))
+    ctx = lambda epoch: Ctx(Slice(epoch, 0, np.arange(3), 3, 3), 0, 0.)
+    a, b, c = (task.loss_vae(batch, ctx(e))[0].item() for e in (0, 1, 0))
     assert a == c != b and not torch.equal(seen[0], seen[1])
+    half = {k: v[1:] for k, v in batch.items()}                       # what another process may get
+    task.loss_vae(half, ctx(0))
+    assert torch.allclose(seen[-1], seen[0][1:], atol=1e-5)
     x = torch.zeros(1, 3, 48, 64)
     with torch.no_grad(): assert torch.equal(task.reconstruct(x), task.reconstruct(x)) and torch.equal(seen[-1], codec.encode_raw(x)[0])
 
@@ -127,9 +132,50 @@ def test_kl_is_that_of_torch():
 
 def test_going_on_from_the_embedded_vae_does_not_spoil_it(tmp_path):
     make_scenes(tmp_path/'s', 48, seed=12)
-    base = dict(data=dict(metadata=str(tmp_path/'s/data.json'), val=.25), codec=dict(vae='embedded'), out=str(tmp_path/'run'), epochs=2, batch_size=4, optim=dict(lr=1e-5),
+    base = dict(data=dict(metadata=str(tmp_path/'s/data.json'), val=.25), codec=dict(vae='embedded'), out=str(tmp_path/'run'), epochs=2, batch_size=4,
                 image=dict(base_resolution=96, max_resolution=160, bucket_step=16, window=64))
     run = train_vae(load(VaeConfig, base))
     log = read_jsonl(tmp_path/'run/log.jsonl')
     start = next(l['val/psnr'] for l in log if l['kind'] == 'eval' and l['step'] == 0)
     assert start > 27 and log[-1]['val/psnr'] > start-.1 and run.metrics['val/psnr'] >= start-1e-9
+
+@pytest.mark.parametrize('mode,terms', [('simplified', {'recon', 'kl', 'semantic'}), ('standard', {'recon', 'kl', 'semantic'}), ('research', {'recon', 'kl', 'semantic', 'learned/recon', 'learned/kl', 'learned/semantic'})])
+def test_every_mode_finishes_and_logs_its_terms(scenes, tmp_path, mode, terms):
+    cfg = config(scenes, tmp_path/'run', epochs=1, batch_size=2, loss=dict(mode=mode), image=dict(base_resolution=48, max_resolution=80, bucket_step=16))
+    cfg.image.window = None                                             # buckets and triplets together
+    run = train_vae(cfg)
+    steps = [l for l in read_jsonl(tmp_path/'run/log.jsonl') if l['kind'] == 'step']
+    assert terms <= set(steps[0]) and ('learned/recon' in steps[0]) == (mode == 'research')
+    assert any(l['triplet_valid'] > 0 for l in steps) and all(np.isfinite(l['loss']) for l in steps)
+    weight = dict(simplified=0, standard=1e-6).get(mode)
+    if weight is not None: assert steps[0]['loss'] == pytest.approx(steps[0]['recon']+.05*steps[0]['semantic']+weight*steps[0]['kl'], rel=1e-5)
+    assert (run.best/'vae/config.json').exists()
+
+def test_the_semantic_weight_moves_the_latents_of_like_pictures_together(scenes, tmp_path):
+    def last(w):
+        train_vae(config(scenes, tmp_path/str(w), epochs=4, loss=dict(semantic=dict(weight=w))))
+        return np.mean([l['semantic'] for l in read_jsonl(tmp_path/str(w)/'log.jsonl') if l['kind'] == 'epoch'][-2:])
+    assert last(5.) < last(1e-9) - .05
+
+def test_a_critic_learns_beside_the_vae_and_a_stopped_run_goes_on_bit_by_bit(scenes, tmp_path, monkeypatch):
+    more = dict(epochs=2, loss=dict(recon=dict(adv=.01, adv_start=.2)))
+    whole = train_vae(config(scenes, tmp_path/'whole', **more))
+    steps = [l for l in read_jsonl(tmp_path/'whole/log.jsonl') if l['kind'] == 'step']
+    assert {'adv', 'critic_right', 'loss_vae', 'loss_critic', 'lr_critic'} <= set(steps[0]) and steps[0]['adv'] == 0 != steps[-1]['adv']
+    assert not any('critic' in k or 'adversary' in k for k in weights(whole))
+    real, n = VaeTask.loss_vae, []
+    def stop(self, *a):
+        n.append(1)
+        if len(n) == 5: signal.raise_signal(signal.SIGTERM)
+        return real(self, *a)
+    monkeypatch.setattr(VaeTask, 'loss_vae', stop)
+    with pytest.raises(VaetagError, match='stopped by SIGTERM'): train_vae(config(scenes, tmp_path/'cut', **more))
+    monkeypatch.setattr(VaeTask, 'loss_vae', real)
+    cut = train_vae(config(scenes, tmp_path/'cut', **more))
+    assert cut.metrics == whole.metrics and all(torch.equal(v, weights(cut)[k]) for k, v in weights(whole).items())
+
+@pytest.mark.parametrize('change,text', [
+    (dict(loss=dict(semantic=dict(on='embedding'))), 'loss.semantic.on: embedding'), (dict(loss=dict(mode='custom', kl=dict(weight=1))), 'loss.recon.weight'),
+    (dict(loss=dict(weighting='learned', kl=dict(weight=0), semantic=dict(weight=0))), 'loss.weighting'), (dict(loss=dict(kl=dict(weight=-1))), 'loss.kl.weight: -1')])
+def test_terms_that_contradict_each_other(scenes, tmp_path, change, text):
+    with pytest.raises(UsageError, match=text): train_vae(config(scenes, tmp_path/'run', **change))

@@ -25,7 +25,7 @@ class VaeImages(ImageConfig):
         "The same without what is random, for validation."
         return replace(self, window=None, flip=False, crop='center' if self.crop == 'random' else self.crop)
 
-# %% ../../nbs/06_trainers/52_pixels.ipynb #8f0f408e
+# %% ../../nbs/06_trainers/52_pixels.ipynb #08435a84
 class Pictures:
     "A source of prepared pictures, uint8: whole ones of equal size in a batch, or a random square of each."
     def __init__(self,
@@ -43,6 +43,8 @@ class Pictures:
             raise UsageError(f'image.window: {w}, but the smallest prepared picture has a side of {small} pixels')
     def __len__(self): return len(self.paths)
     def names(self, indices): return [self.paths[i] for i in indices]
+    @property
+    def smallest(self): return self.image.window or int(self.sizes.min())   # side of a picture, pixels
 
     def get(self, epoch, indices)->dict: # pixels uint8 (B + partners, 3, H, W), index int64 (B,), perhaps y and triplets
         "One batch; a file that cannot be read is left out and named."
