@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 import numpy as np, torch
 from fastcore.basics import patch
-from timm.optim import Muon, param_groups_weight_decay
+from timm.optim import param_groups_weight_decay
 from ..core.errors import UsageError
 from ..core.io import read_json, write_json
 from ..core.progress import say
@@ -29,7 +29,7 @@ from .callbacks import Samples
 from .drift import fitting_convention, say_drift
 from .engine import Trainer
 from .judge import judge, quick_figures
-from .optim import schedule
+from .optim import Muon, schedule
 from .pixels import Pictures, VaeImages
 from .processes import Processes, on_main
 from .settings import CodecConfig, DataConfig, RunResult

@@ -10,36 +10,14 @@ __all__ = ['SEMANTIC', 'RATES', 'LEARNED_LR', 'VaeLoss', 'VaeOptim', 'VaeConfig'
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-import numpy as np, torch, torch.nn.functional as F
-from torch import nn
-from fastcore.basics import patch
-from PIL import Image
-from ..core.errors import UsageError, VaetagError
-from ..core.io import read_json, write_json
-from ..core.progress import say
-from ..core.rng import np_rng, torch_rng
-from ..data.images import to_float
-from .callbacks import Samples
-from .drift import fitting_convention, say_drift
-from .engine import Trainer
-from .optim import Muon, schedule
-from .plan import bucketed, shuffled
-from .settings import CodecConfig, DataConfig, ImageConfig, OptimConfig, RunResult, read_records
-from .task import Task
-
-# %% ../../nbs/06_trainers/60_vae.ipynb #448588b6
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
 import numpy as np, torch
-from timm.optim import Muon
 from ..core.errors import UsageError
 from ..core.io import read_json
 from ..data.images import to_float
 from .callbacks import Samples
 from .drift import fitting_convention, say_drift
 from .engine import Trainer
-from .optim import schedule
+from .optim import Muon, schedule
 from .pixels import Pictures, VaeImages
 from .settings import CodecConfig, DataConfig, OptimConfig, RunResult, read_records
 from .vae_base import Partners, VaeBase
