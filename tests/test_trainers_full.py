@@ -61,7 +61,7 @@ def test_classification_alone_moves_the_encoder_by_a_step_of_its_own_rate(home, 
 def test_each_picture_is_read_once_a_batch_encoded_once_and_decoded_once(home, tmp_path, monkeypatch):
     task, seen = [], dict(files=[], encoded=[], decoded=[])
     from vaetag_nb.bucketing import Preprocess
-    from vaetag_nb.trainers import full, pixels
+    from vaetag_nb.trainers import full
     real = full.full_task
     monkeypatch.setattr(full, 'full_task', lambda *a: task.append(real(*a)) or task[0])
     train_full(config(home, tmp_path/'run'))
