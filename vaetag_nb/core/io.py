@@ -48,9 +48,12 @@ def atomic_file(path,        # the name the file shall have
 
 # %% ../../nbs/00_core/40_io.ipynb #e9aae4a0
 @contextmanager
-def atomic_dir(path):
+def atomic_dir(path,
+               ours:str|None=None): # a file that tells one of our folders: another one that holds anything is not replaced
     "A temporary folder to fill that becomes the folder `path`, replacing an old one, when the block ends well."
     path = Path(path)
+    if ours and path.is_dir() and any(path.iterdir()) and not (path/ours).exists():
+        raise VaetagError(f'{path}: is there, and holds no {ours}: it would be lost; name another folder')
     tmp, old = _beside(path), _beside(path, 'old')
     with naming(path, 'write'):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -220,7 +220,7 @@ def save(self:Codec, folder):
     side = lambda x: {k.split('.', 1)[1]: v for k, v in sd.items() if k.startswith(x)}
     parts = {STEM: sd}
     if self.cls_name == 'TAEF2': parts = {f'taef2_{x}': side(x) for x in ('encoder', 'decoder')}
-    with atomic_dir(folder) as d:
+    with atomic_dir(folder, 'config.json') as d:
         write_json(d/'config.json', diffusers_config(self))
         for name, tensors in parts.items(): save_tensors(d/f'{name}.safetensors', tensors)
         if self.licence: (d/'README.md').write_text(f'---\nlicense: {self.licence}\n---\n', encoding='utf-8')

@@ -103,7 +103,7 @@ def card(name:str,              # title
         f'Licence of the VAE weights that the latents come from: {licence}.', ''])
 
 # %% ../../nbs/05_models/30_latent_tagger.ipynb #f5603f7e
-def save_model(folder,                      # where it goes; replaced as a whole if it exists
+def save_model(folder,                      # where it goes; a model folder there is replaced
                head:TagHead,                # trained head
                vocab,                       # `Vocab`, in the order of the logits
                codec:dict,                  # `Codec.spec`
@@ -118,7 +118,7 @@ def save_model(folder,                      # where it goes; replaced as a whole
     if head.args['num_tags'] != len(names): raise VaetagError(f"{folder}: the head has {head.args['num_tags']} outputs, the vocabulary {len(names)} tags")
     meta = dict(format=FORMAT, kind='latent_tagger', created_by=f'vaetag_nb {vaetag_nb.__version__}', head=head.spec(), codec=codec, preprocess=preprocess,
                 thresholds=thresholds and {k: v for k, v in thresholds.items() if k != 'per_class_thresholds'}, vocab_sha256=vocab.sha256, metrics=metrics or {})
-    with atomic_dir(folder) as d:
+    with atomic_dir(folder, 'model.json') as d:
         write_json(d/'model.json', meta)
         save_tensors(d/'model.safetensors', state, dict(format=FORMAT, tags=names))
         vocab.write(d/'selected_tags.csv')
