@@ -162,3 +162,16 @@ def test_a_critic_learns_beside_the_vae_and_is_not_kept_with_it(scenes, tmp_path
     (dict(loss=dict(weighting='learned', kl=dict(weight=0), semantic=dict(weight=0))), 'loss.weighting'), (dict(loss=dict(kl=dict(weight=-1))), 'loss.kl.weight: -1')])
 def test_terms_that_contradict_each_other(scenes, tmp_path, change, text):
     with pytest.raises(UsageError, match=text): train_vae(config(scenes, tmp_path/'run', **change))
+
+def test_a_stopped_run_with_a_critic_ends_as_one_that_was_not(scenes, tmp_path, monkeypatch):
+    more = dict(epochs=2, loss=dict(recon=dict(adv=.01, adv_start=.2)))
+    whole, real, n = train_vae(config(scenes, tmp_path/'whole', **more)), VaeTask.loss_vae, []
+    def stop(self, *a):
+        n.append(1)
+        if len(n) == 5: signal.raise_signal(signal.SIGTERM)
+        return real(self, *a)
+    monkeypatch.setattr(VaeTask, 'loss_vae', stop)
+    with pytest.raises(VaetagError, match='stopped by SIGTERM'): train_vae(config(scenes, tmp_path/'cut', **more))
+    monkeypatch.setattr(VaeTask, 'loss_vae', real)
+    cut = train_vae(config(scenes, tmp_path/'cut', **more))
+    assert cut.metrics == whole.metrics and all(torch.equal(v, weights(cut)[k]) for k, v in weights(whole).items())

@@ -12,6 +12,7 @@ import numpy as np, torch
 from torch import nn
 from fastcore.basics import patch
 from ..core.io import write_json
+from ..core.rng import seeded
 from ..data.images import to_float
 from ..eval.images import psnr
 from ..latents.codec import Codec
@@ -53,7 +54,7 @@ class VaeBase(Task):
         self.averaged = [*self.names]
         if cfg.vae.gradient_checkpointing and self.names: save_memory(self.vae)
         r, on = cfg.loss.recon, bool(weights.get('recon'))
-        self.adversary = Adversary(r, train.smallest) if on and r.adv else None
+        with seeded(cfg.seed, 'critic'): self.adversary = Adversary(r, train.smallest) if on and r.adv else None
         self.lpips = perceptual_network() if on and r.perceptual else None
         self.learned = LearnedWeights(weights) if getattr(cfg.loss, 'weighting', None) == 'learned' else None
         self.semantic = SemanticTerm(**{k: getattr(cfg.loss.semantic, k) for k in ('kind', 'margin', 'distance')}) if weights.get('semantic') else None
