@@ -144,3 +144,12 @@ def test_one_verb_lists_merges_and_filters(home):
     ok('data vocab v.csv --out w.csv --categories character'); assert pd.read_csv('w.csv').name.tolist() == ['miku']
     first = list(dict.fromkeys(t.rpartition(':')[0].strip() for v in read('scenes/data.json').values() for t in v.split(',')))
     ok('data vocab scenes/data.json --order file --out met.csv'); assert pd.read_csv('met.csv', dtype=str).name.tolist() == first
+
+def test_evidence_is_a_picture_for_each_tag(home):
+    folder = Path('scenes/images'); first = sorted(folder.iterdir())[0]
+    tag = list(csv.DictReader(open('model/selected_tags.csv', encoding='utf-8')))[0]['name']
+    ok(f'tag {first} --model model --out heat --evidence {tag}')
+    (made,) = Path('heat/evidence').iterdir()
+    assert made.name.startswith(first.name) and Image.open(made).mode == 'RGB'
+    assert shell(*f'tag {first} --model model --evidence {tag}'.split())[0] == 2
+    assert shell(*f'tag {first} --model model --out heat2 --evidence nosuchtag'.split())[0] == 1 and not Path('heat2').exists()

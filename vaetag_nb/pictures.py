@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'BAR_STYLE', 'to_image', 'thumbnail', 'to_png', 'data_uri', 'diverging', 'channel_sheet', 'difference',
-           'strip', 'verdicts', 'tag_bars', 'worth_showing', 'bar_axes']
+           'strip', 'heat', 'verdicts', 'tag_bars', 'worth_showing', 'bar_axes']
 
 # %% ../nbs/07a_pictures.ipynb #2411ca22
 import base64, html, io
-import numpy as np, torch
+import numpy as np, torch, torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from .core.errors import VaetagError
 
@@ -99,6 +99,18 @@ def strip(images,     # anything that `to_image` takes
         out.paste(i, (x, top)); draw.text((x, 1), t, (128, 128, 128), ImageFont.load_default(11))
         x += i.width + gap
     return out
+
+# %% ../nbs/07a_pictures.ipynb #ab83c386
+def heat(image,         # anything that `to_image` takes
+         m,             # (h, w): a map of it, of any size
+         limit=None,    # value of full colour; default: the largest there is
+         )->Image.Image: # RGB, as large as the picture
+    "A map laid over its picture: red where it is positive, blue where it is negative."
+    img = to_image(image)
+    m = F.interpolate(torch.as_tensor(m).detach().float().cpu()[None, None], img.size[::-1], mode='bilinear')[0, 0].numpy()
+    m = np.clip(m/max(float(limit or np.abs(m).max()), 1e-12), -1, 1)
+    grey, a = np.asarray(img.convert('L'), np.float32)[..., None], .8*np.abs(m)[..., None]
+    return Image.fromarray(np.rint(grey*(1 - a) + diverging(m)*a).astype(np.uint8))
 
 # %% ../nbs/07a_pictures.ipynb #76f1c1cf
 VERDICTS = ['', 'predicted', 'hit', 'false alarm', 'missed']
