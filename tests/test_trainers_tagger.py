@@ -52,7 +52,7 @@ def test_soft_labels_an_absent_tag_and_mixed_shapes_finish_in_every_mode(home, t
 @pytest.mark.parametrize('loss,names', [
     ({}, {'bce'}), (dict(mode='standard'), {'focal_balanced'}), (dict(mode='research'), {'focal', 'triplet', 'learned/focal', 'learned/triplet', 'triplet_valid'}),
     (dict(mode='custom', semantic=dict(weight=.5), classification=dict(class_balanced=True)), {'bce_balanced', 'triplet', 'triplet_valid'}),
-    (dict(mode='research', weighting='fixed', semantic=dict(weight=.2)), {'focal', 'triplet', 'triplet_valid'})], ids=lambda v: str(v)[:20])
+    (dict(mode='research', weighting='fixed', semantic=dict(weight=.2)), {'focal', 'triplet', 'triplet_valid'})], ids=['simplified', 'standard', 'research', 'custom', 'overridden'])
 @pytest.mark.parametrize('batch', [2, 8])
 def test_each_mode_logs_its_own_terms(home, tmp_path, loss, names, batch):
     train_decoder(config(home, tmp_path/'run', loss=loss, epochs=1, batch_size=batch))

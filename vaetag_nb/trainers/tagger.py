@@ -95,7 +95,7 @@ class DecoderLoss:
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #f5bfba64
 TRUNK = 'patch', 'dropout', 'drop_path'
-SETTINGS = dict(pool=(*TRUNK, 'skip'), query=(*TRUNK, 'queries', 'attention_dropout'), timm=(*TRUNK, 'img_size', 'extra'), plain=(),
+SETTINGS = dict(pool=(*TRUNK, 'skip', 'stem', 'stem_width'), query=(*TRUNK, 'queries', 'attention_dropout'), timm=(*TRUNK, 'img_size', 'extra'), plain=(),
                 attention=('spatial', 'self_attention', 'cross_attention', 'attention_heads', 'attention_dropout')) # of each kind of head
 
 @dataclass
@@ -110,6 +110,8 @@ class HeadConfig:
     dropout: float = 0.                     # pool, query: on attention, MLP and embedding; timm: before the classifier
     drop_path: float = .1                   # pool, query, timm: chance that the last block is skipped
     skip: int = 0                           # pool: side of a grid of simple features that reach the logits directly; 4 helps when pictures are few
+    stem: int = 0                           # pool: residual blocks of 3x3 convolutions before the patches; 2 helps when pictures are few
+    stem_width: int = 64                    # pool: their channels
     probe_start: bool = False               # pool with `skip`: start from a linear probe on the grid
     queries: int = 100                      # query: learned queries at most; more tags than that share them
     name: str|None = None                   # timm: the model; none: as the folder `weights` says
