@@ -175,3 +175,18 @@ def test_a_stopped_run_with_a_critic_ends_as_one_that_was_not(scenes, tmp_path, 
     monkeypatch.setattr(VaeTask, 'loss_vae', real)
     cut = train_vae(config(scenes, tmp_path/'cut', **more))
     assert cut.metrics == whole.metrics and all(torch.equal(v, weights(cut)[k]) for k, v in weights(whole).items())
+
+def test_the_perceptual_term_needs_its_network_and_pulls_on_the_vae(scenes, tmp_path, monkeypatch):
+    import torchvision
+    file = 'alexnet-owt-7be5be79.pth'
+    for where in ('VAETAG_WEIGHTS', 'TORCH_HOME'): monkeypatch.setenv(where, str(tmp_path/where))
+    with pytest.raises(VaetagError, match=file): train_vae(config(scenes, tmp_path/'none', epochs=1, loss=dict(recon=dict(perceptual=.5))))
+    (tmp_path/'VAETAG_WEIGHTS').mkdir()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save({k: v for k, v in torchvision.models.alexnet(weights=None).state_dict().items() if k.startswith('features')}, tmp_path/'VAETAG_WEIGHTS'/file)
+    runs = {p: train_vae(config(scenes, tmp_path/f'run{p}', epochs=2, loss=dict(recon=dict(perceptual=p)))) for p in (0., 5.)}
+    steps = [l for l in read_jsonl(tmp_path/'run5.0/log.jsonl') if 'perceptual' in l and 'recon' in l]
+    assert steps and all(l['perceptual'] > 0 for l in steps)
+    a, b = map(weights, runs.values())
+    assert a.keys() == b.keys() and any(not torch.equal(a[k], b[k]) for k in a)    # no part of the network is kept, and it moved the VAE
