@@ -110,7 +110,7 @@ class HeadConfig:
     dropout: float = 0.                     # pool, query: on attention, MLP and embedding; timm: before the classifier
     drop_path: float = .1                   # pool, query, timm: chance that the last block is skipped
     skip: int = 0                           # pool: side of a grid of simple features that reach the logits directly; 4 helps when pictures are few
-    stem: int = 0                           # pool: residual blocks of 3x3 convolutions before the patches; 2 helps when pictures are few
+    stem: int = 0                           # pool: residual blocks of 3x3 convolutions before the patches
     stem_width: int = 64                    # pool: their channels
     probe_start: bool = False               # pool with `skip`: start from a linear probe on the grid
     queries: int = 100                      # query: learned queries at most; more tags than that share them
