@@ -159,6 +159,7 @@ def test_a_critic_learns_beside_the_vae_and_is_not_kept_with_it(scenes, tmp_path
 
 @pytest.mark.parametrize('change,text', [
     (dict(loss=dict(semantic=dict(on='embedding'))), 'loss.semantic.on: embedding'), (dict(loss=dict(mode='custom', kl=dict(weight=1))), 'loss.recon.weight'),
+    (dict(loss=dict(semantic=dict(kind='contrastive', weight=0))), 'loss.semantic.kind: contrastive does nothing with loss.semantic.weight: 0'), (dict(loss=dict(semantic=dict(mining='batch'))), 'loss.semantic.mining: batch needs batch_size of 8'),
     (dict(loss=dict(weighting='learned', kl=dict(weight=0), semantic=dict(weight=0))), 'loss.weighting'), (dict(loss=dict(kl=dict(weight=-1))), 'loss.kl.weight: -1')])
 def test_terms_that_contradict_each_other(scenes, tmp_path, change, text):
     with pytest.raises(UsageError, match=text): train_vae(config(scenes, tmp_path/'run', **change))

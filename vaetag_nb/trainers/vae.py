@@ -4,34 +4,39 @@
 
 # %% auto #0
 __all__ = ['SEMANTIC', 'RATES', 'LEARNED_LR', 'VaeLoss', 'VaeOptim', 'VaeConfig', 'check_vae', 'vae_weights', 'vae_groups',
-           'critic_optim', 'VaeTask', 'pictures', 'settle', 'train_vae']
+           'critic_optim', 'VaeTask', 'train_vae']
 
 # %% ../../nbs/06_trainers/60_vae.ipynb #448588b6
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-import numpy as np, torch
+import torch
 from ..core.errors import UsageError
 from ..core.io import read_json
+from ..core.progress import say
 from ..data.images import to_float
 from .callbacks import Samples
 from .drift import fitting_convention, say_drift
 from .engine import Trainer
 from .optim import Muon, schedule
-from .pixels import Pictures, VaeImages
+from .loss_settings import LossMode
+from .pixels import VaeImages
 from .settings import CodecConfig, DataConfig, OptimConfig, RunResult, read_records
-from .vae_base import Partners, VaeBase
-from .vae_terms import MODES, KlLoss, ReconLoss, SemanticLoss, VaePart, base_weights, must_reconstruct
+from .vae_base import VaeBase, pictures
+from .vae_terms import KlLoss, PooledSemantic, ReconLoss, VaePart, must_reconstruct
 
 # %% ../../nbs/06_trainers/60_vae.ipynb #60d6b0f9
+SEMANTIC = .05  # weight of the semantic term in every mode but `custom`
+
 @dataclass
-class VaeLoss:
-    "The terms of the loss."
-    mode: Literal['simplified', 'standard', 'research', 'custom'] = 'simplified'
-    weighting: Literal['fixed', 'learned']|None = None # none: learned in `research`, else fixed
+class VaeLoss(LossMode):
+    "What is minimised."
     recon: ReconLoss = field(default_factory=ReconLoss)
     kl: KlLoss = field(default_factory=KlLoss)
-    semantic: SemanticLoss = field(default_factory=SemanticLoss)
+    semantic: PooledSemantic = field(default_factory=PooledSemantic)
+    def preset(self)->dict: # {term: weight}
+        "The weights that the mode stands for; the semantic one is small."
+        return super().preset() | ({} if self.mode == 'custom' else dict(semantic=SEMANTIC))
 
 @dataclass
 class VaeOptim(OptimConfig):
@@ -62,7 +67,7 @@ class VaeConfig:
     log_every: int = 10           # steps
 
 # %% ../../nbs/06_trainers/60_vae.ipynb #035542b3
-SEMANTIC, RATES = .05, {None: 3e-5, 'adamw': 1e-4, 'muon': 2e-3}  # weight in `train vae`; learning rate of a trained VAE, of a random one
+RATES = {None: 3e-5, 'adamw': 1e-4, 'muon': 2e-3}  # learning rate of a trained VAE, of a random one
 
 def check_vae(cfg:VaeConfig, codec):
     "Refuse settings that cannot be right for this VAE."
@@ -75,14 +80,16 @@ def check_vae(cfg:VaeConfig, codec):
 
 def vae_weights(cfg:VaeConfig, labelled:bool)->dict: # {term: weight}
     "The weights of the terms: what the mode says and what is written out."
-    mode, own, preset = cfg.loss.mode, cfg.loss.semantic.weight, dict(MODES[cfg.loss.mode])
+    s = cfg.loss.semantic
     idle = 'loss.semantic.weight: no picture has tags' if not labelled else 'loss.semantic.weight: with vae.train: decoder the latents stay' if cfg.vae.train == 'decoder' else None
-    if own and idle: raise UsageError(f'{idle}; set it to 0')
-    if mode != 'custom' and not idle: preset['semantic'] = SEMANTIC
-    out = base_weights(cfg.loss, mode, preset)
+    if s.weight and idle: raise UsageError(f'{idle}; set it to 0')
+    preset = cfg.loss.preset() | (dict(semantic=0.) if idle else {})
+    out = cfg.loss.weights(preset)
+    s.check(out['semantic'], cfg.batch_size)
     must_reconstruct(cfg.loss, out, cfg.vae.train)
     if cfg.vae.train == 'decoder': out['kl'] = 0.   # the posterior stays
     if not any(out.values()): raise UsageError('loss: all weights are 0; nothing would be learned')
+    say(cfg.loss.told(out, preset))
     return out
 
 # %% ../../nbs/06_trainers/60_vae.ipynb #fafad9ac
@@ -128,23 +135,10 @@ class VaeTask(VaeBase):
         self.keep_figures(folder, trainer, now, convention)
 
 # %% ../../nbs/06_trainers/60_vae.ipynb #f9c14435
-def pictures(table, image, cfg, weights, seed)->Pictures:
-    "The pictures of a table, with tags and partners where the semantic term wants them."
-    out = Pictures(table.paths, table.width, table.height, image, seed, table.labels if weights.get('semantic') else None)
-    s = cfg.loss.semantic
-    if weights.get('semantic') and (s.mining == 'plan' or s.mining == 'auto' and cfg.batch_size < 8):
-        out.mine = Partners(table.labels, np.zeros(len(table)) if image.window else out.buckets, seed)
-    return out
-
-def settle(cfg, mode):
-    "Fill in how the terms are weighed."
-    if cfg.loss.weighting is None: cfg.loss.weighting = 'learned' if mode == 'research' else 'fixed'
-
 def train_vae(cfg:VaeConfig, resume='auto')->RunResult:
     "Train a VAE as `cfg` says; an unfinished run in `cfg.out` goes on. The weights are in `best/vae`."
     codec = cfg.codec.start(cfg.seed)
     check_vae(cfg, codec)
-    settle(cfg, cfg.loss.mode)
     sides = read_records(cfg.data, cfg.out, cfg.seed, 'random')
     weights = vae_weights(cfg, bool(sides[0].labelled.any()))
     train, val = (pictures(t, image, cfg, weights, s) for t, image, s in zip(sides, (cfg.image, cfg.image.plain()), (cfg.seed, 0)))
