@@ -43,8 +43,8 @@ def test_latents_of_a_fresh_vae_have_unit_scale(scenes, tmp_path):
     run = train_vae(config(scenes, tmp_path/'run', epochs=2))
     codec, cfg = Codec.load(run.best/'vae'), config(scenes, tmp_path/'run')
     from vaetag_nb.data.images import to_float
-    from vaetag_nb.trainers.settings import read_records
-    val = read_records(cfg.data, cfg.out)[1]
+    from vaetag_nb.trainers.cached import read_sides
+    val = read_sides(cfg.data, cfg.out, method='random', labelled=False)['val']
     z = [codec.encode(to_float(cfg.image.preprocess().load([p], (w//8*8, h//8*8))[0])) for p, w, h in zip(val.paths, val.width, val.height)]
     z = torch.cat([x.flatten() for x in z])
     assert float(z.std()) == pytest.approx(1, abs=.02) and abs(float(z.mean())) < .02

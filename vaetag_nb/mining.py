@@ -153,7 +153,7 @@ class SemanticTerm:
         if self.kind == 'triplet':
             l = triplet(e, e_p, e_n, y, y_p, self.margin, self.distance, 'none')
             valid = valid > 0
-            return torch.where(valid, l, 0).sum()/valid.sum().clamp(min=1), dict(triplet_valid=valid.float().mean())
+            return torch.where(valid, l, 0).sum()/valid.sum().clamp(min=1), dict(triplet_valid=valid.float().sum()/max(1, len(valid)))
         j = torch.cat([jaccard(y, y_p), jaccard(y, y_n)])
         return self.pairs(torch.cat([e, e]), torch.cat([e_p, e_n]), j, torch.cat([valid, valid]))
 

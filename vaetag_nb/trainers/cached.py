@@ -29,31 +29,34 @@ def _share(data, name):
     if 0 < share < 1: return share
     raise UsageError(f'data.{name}: {v} is not between 0 and 1')
 
-def _drawn(table, shares, out, seed):
+def _drawn(table, shares, out, seed, method):
     "`table` with the sides that the run folder's split says"
     if not shares: return table.with_columns(split=['train']*len(table))
     own = {k: max(s, 1/len(table)) for k, s in shares.items()}
     by = ('sha256',) if table.group is None else ('sha256', 'group')
-    split = ensure(Path(out)/'split.parquet', table, val=own.get('val', 0.), test=own.get('test', 0.), seed=seed, group_by=by, no_val='val' not in own)
+    split = ensure(Path(out)/'split.parquet', table, method=method, val=own.get('val', 0.), test=own.get('test', 0.), seed=seed, group_by=by, no_val='val' not in own)
     return table.with_columns(split=split.sides_of(table.ids))
 
 # %% ../../nbs/06_trainers/48_cached.ipynb #31132095
 def read_sides(data:DataConfig,
                out,             # run folder: keeps the split
                seed:int=0,      # of the split
+               method='stratified', # of `data.split.make`
+               labelled=True,   # leave out pictures without tags, unless `data.keep_unlabelled`
                )->dict:         # {'train': TagTable, 'val': TagTable, and perhaps 'test': TagTable}
     "The records to learn from, to validate on, and to test on, with one vocabulary."
     if data.metadata is None: raise UsageError('data.metadata: not given; name the metadata file or the folder of the pictures')
     asked = {k: _share(data, k) for k in ('val', 'test') if getattr(data, k) is not None}
     shares = {k: s for k, s in asked.items() if s is not None}
     table = data.read(data.metadata)
-    known = table if data.keep_unlabelled else table.where(labelled=True)
+    keep = data.keep_unlabelled or not labelled
+    known = table if keep else table.where(labelled=True)
     if len(known) < 2: raise VaetagError(f'{data.metadata}: {len(known)} usable pictures ({len(table)-len(known)} more without tags); training needs two at least')
-    if known.split is None: known = _drawn(known, shares, out, seed)
+    if known.split is None: known = _drawn(known, shares, out, seed, method)
     sides = {k: known.where(split=k) for k in ('train', 'val', 'test') if k == 'train' or k in shares or (known.split == k).any()}
     for k in asked.keys()-shares.keys():
         t = data.read(getattr(data, k)).with_vocab(known.vocab)
-        sides[k] = t if data.keep_unlabelled else t.where(labelled=True)
+        sides[k] = t if keep else t.where(labelled=True)
     for k, t in sides.items():
         if not len(t): raise VaetagError(f'{data.metadata}: no record on the side {k!r} of its split')
     return sides

@@ -33,7 +33,7 @@ from .optim import Muon, schedule
 from .loss_settings import ClassificationConfig, LossMode, SemanticConfig
 from .pixels import Pictures, VaeImages
 from .processes import Processes, on_main
-from .settings import CodecConfig, DataConfig, RunResult
+from .settings import RunConfig, RunResult
 from .tagger import RATES, DecoderEval, DecoderOptim, HeadConfig
 from .vae import critic_optim, vae_groups
 from .vae_base import VaeBase, pictures
@@ -55,28 +55,15 @@ class FullLoss(LossMode):
 
 # %% ../../nbs/06_trainers/70_full.ipynb #5af9743f
 @dataclass
-class FullConfig:
+class FullConfig(RunConfig):
     "All settings of `train full`."
     out: str = 'runs/full'                  # run folder
-    data: DataConfig = field(default_factory=DataConfig)
     image: VaeImages = field(default_factory=VaeImages)
-    codec: CodecConfig = field(default_factory=CodecConfig)
     model: HeadConfig = field(default_factory=HeadConfig)
     vae: FullVae = field(default_factory=FullVae)
     loss: FullLoss = field(default_factory=FullLoss)
     optim: DecoderOptim = field(default_factory=DecoderOptim)
     eval: DecoderEval = field(default_factory=lambda: DecoderEval(baselines=False, batch_size=16))
-    epochs: int = 10
-    batch_size: int = 4                     # pictures in a batch, over all processes
-    accumulate: int = 1                     # batches in a step
-    ema: float = 0.                         # decay of the moving average of the weights that is validated and kept; 0: none
-    precision: Literal['auto', 'no', 'bf16', 'fp16'] = 'auto'
-    device: str|None = None                 # cpu, cuda; none: the best there is
-    workers: int = 0                        # loading processes
-    seed: int = 0
-    save_every: int|str = 1                 # epochs, '500 steps' or '10 minutes'
-    log_every: int = 10                     # steps
-    cudnn_benchmark: bool = False           # fastest convolutions, not always the same ones
 
 # %% ../../nbs/06_trainers/70_full.ipynb #7fd911c0
 HEAD_RATES = RATES | dict(plain=(1e-4, 1e-6), attention=(1e-4, 1e-6))  # learning rate, weight decay
@@ -84,13 +71,10 @@ VAE_LR = 1e-5
 
 def check_full(cfg:FullConfig)->tuple: # `cfg` with the rates filled in, {term: weight}
     "Refuse settings that cannot be."
-    for k in ('epochs', 'batch_size', 'accumulate'):
-        if getattr(cfg, k) < 1: raise UsageError(f'{k}: {getattr(cfg, k)} is not at least 1')
+    cfg.check()
     o, train = cfg.optim, cfg.vae.train
     (lr, wd), vae_lr = HEAD_RATES['muon' if o.kind == 'muon' else cfg.model.head], VAE_LR if o.vae_lr is None else o.vae_lr
     optim = dc.replace(o, lr=lr if o.lr is None else o.lr, vae_lr=vae_lr, weight_decay=wd if o.weight_decay is None else o.weight_decay)
-    for k in ('lr', 'vae_lr'):
-        if getattr(optim, k) <= 0: raise UsageError(f'optim.{k}: {getattr(optim, k)} is not above 0')
     if cfg.codec.init and train != 'all': raise UsageError(f'vae.train: {train} would leave random weights as they are (codec.init: random); train all')
     if cfg.model.probe_start: raise UsageError('model.probe_start: is for train decoder; start from its model folder with model.init')
     ClassificationLoss(**cfg.loss.classification.arguments(cfg.loss.mode), counts=[1], num_samples=2)
@@ -135,7 +119,7 @@ class FullTask(VaeBase):
             terms, extra, logs = self.recon_terms(batch, x[:n], mean[:n], None if logvar is None else logvar[:n], ctx)
         terms['classification'] = logs['classification'] = self.classify(self.head.out(e[:n]), batch['y'][:n])
         if self.semantic is not None:
-            terms['semantic'], more = self.semantic_term(e if self.wants_embedding else features(z, self.cfg.loss.semantic.on), batch)
+            terms['semantic'], more = self.semantic_term(e if self.wants_embedding else features(z, self.cfg.loss.semantic.on), batch, ctx.slice)
             logs |= more
         return self.total(terms, extra, logs)
 
@@ -172,7 +156,8 @@ def full_task(cfg:FullConfig, weights:dict, sides:dict, codec)->FullTask:
     "The task of some records."
     t = sides['train']
     counts = np.bincount(t.labels.indices[t.labels.data > 0], minlength=t.labels.shape[1])
-    train, val = (pictures(sides[k], image, cfg, weights, s, tags=True) for k, image, s in (('train', cfg.image, cfg.seed), ('val', cfg.image.plain(), 0)))
+    train = pictures(t, cfg.image, cfg, weights, cfg.seed, tags=True)
+    val = pictures(sides['val'], cfg.image.plain(), cfg, weights, 0, tags=True, plan=True)
     return FullTask(codec, train, val, cfg, weights, t.vocab.recount(counts), fresh=cfg.codec.init == 'random')
 
 # %% ../../nbs/06_trainers/70_full.ipynb #0b3fd1c1
@@ -195,13 +180,11 @@ def train_full(cfg:FullConfig, resume='auto')->RunResult:
     "Train a head and the VAE under it: from images and tags to a model folder with its own VAE, thresholds and figures."
     (cfg, weights), out, p = check_full(cfg), Path(cfg.out), Processes(cfg.device)
     codec, sides = cfg.codec.start(cfg.seed).to(p.device), {}
-    cfg.image.preprocess().check(codec.multiple)
+    cfg.image.preprocess(codec.multiple)
     on_main(p, lambda: sides.update(read_sides(cfg.data, cfg.out, cfg.seed)))
     sides = sides or read_sides(cfg.data, cfg.out, cfg.seed)
     task = full_task(cfg, weights, sides, codec)
-    trainer = Trainer(task, out, epochs=cfg.epochs, accumulate=cfg.accumulate, seed=cfg.seed, precision=cfg.precision, max_grad_norm=cfg.optim.max_grad_norm,
-                      ema=cfg.ema, callbacks=[Samples(1)] if task.names else [], workers=cfg.workers, log_every=cfg.log_every, eval_every=cfg.eval.every,
-                      eval_first=bool(cfg.model.init), save_every=cfg.save_every, device=cfg.device, cudnn_benchmark=cfg.cudnn_benchmark, config=cfg).fit(resume)
+    trainer = Trainer(task, out, callbacks=[Samples(1)] if task.names else [], eval_first=bool(cfg.model.init), **cfg.trainer()).fit(resume)
     def end():
         chosen = read_json(out/'best.json')
         if not (out/'results.json').exists() or read_json(out/'results.json')['best'] != chosen:

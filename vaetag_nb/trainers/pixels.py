@@ -25,6 +25,12 @@ class VaeImages(ImageConfig):
         "The same without what is random, for validation."
         return replace(self, window=None, flip=False, crop='center' if self.crop == 'random' else self.crop)
 
+    def preprocess(self, multiple=1):
+        "As `ImageConfig.preprocess`; the square must fit the codec's cells, too."
+        w = self.window
+        if w is not None and (w < 1 or w % multiple): raise UsageError(f'image.window: {w} is no multiple of {multiple}, the pixels of a latent cell')
+        return super().preprocess(multiple)
+
 # %% ../../nbs/06_trainers/52_pixels.ipynb #08435a84
 class Pictures:
     "A source of prepared pictures, uint8: whole ones of equal size in a batch, or a random square of each."

@@ -28,11 +28,11 @@ from ..models.latent_tagger import SIZES, build_head, init_from, load_model, sav
 from .cached import LatentSource, encode_sides, read_sides, same_shape
 from .engine import Trainer
 from .baselines import pooled
-from .loss_settings import ClassificationConfig, LossMode, SemanticConfig, WithPartners
+from .loss_settings import ClassificationConfig, LossMode, SemanticConfig, WithPartners, term_of_all
 from .judge import fit_probe, judge, quick_figures
 from .optim import Muon, schedule
 from .processes import Processes, on_main
-from .settings import CodecConfig, DataConfig, EvalConfig, ImageConfig, OptimConfig, RunResult
+from .settings import EvalConfig, OptimConfig, RunConfig, RunResult
 from .task import Task
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #bd85f142
@@ -117,28 +117,15 @@ class DecoderEval(EvalConfig):
     batch_size: int = 64                    # pictures at a time
 
 @dataclass
-class DecoderConfig:
+class DecoderConfig(RunConfig):
     "All settings of `train decoder`."
     out: str = 'runs/decoder'               # run folder
-    data: DataConfig = field(default_factory=DataConfig)
-    image: ImageConfig = field(default_factory=ImageConfig)
-    codec: CodecConfig = field(default_factory=CodecConfig)
     latents: LatentsConfig = field(default_factory=LatentsConfig)
     model: HeadConfig = field(default_factory=HeadConfig)
     loss: DecoderLoss = field(default_factory=DecoderLoss)
     optim: DecoderOptim = field(default_factory=DecoderOptim)
     eval: DecoderEval = field(default_factory=DecoderEval)
-    epochs: int = 10
-    batch_size: int = 4                     # pictures in a batch, over all processes
-    accumulate: int = 1                     # batches in a step
     ema: float = .999                       # decay of the moving average of the weights that is validated and kept; 0: none
-    precision: Literal['auto', 'no', 'bf16', 'fp16'] = 'auto' # of the network's forward pass
-    device: str|None = None                 # cpu, cuda; none: the best there is
-    workers: int = 0                        # loading processes; the cache needs none
-    seed: int = 0
-    save_every: int|str = 1                 # epochs, '500 steps' or '10 minutes'
-    log_every: int = 10                     # steps
-    cudnn_benchmark: bool = False           # fastest convolutions, not always the same ones
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #ffa83259
 RATES = dict(pool=(3e-4, .05), query=(3e-4, .05), timm=(3e-4, .05), plain=(1e-3, 1e-6), attention=(1e-3, 1e-6), muon=(2e-3, .05))  # learning rate, weight decay
@@ -156,18 +143,15 @@ def check_terms(cfg:DecoderConfig):
 
 def check(cfg:DecoderConfig)->DecoderConfig:
     "`cfg` with the rates filled in; a `UsageError` names a setting that cannot be."
-    for k in ('epochs', 'batch_size', 'accumulate'):
-        if getattr(cfg, k) < 1: raise UsageError(f'{k}: {getattr(cfg, k)} is not at least 1')
+    cfg.check()
     if not 0 <= cfg.latents.zoom < 1: raise UsageError(f'latents.zoom: {cfg.latents.zoom} is not in [0, 1)')
     for k in ('noise', 'mixup'):
         if getattr(cfg.latents, k) < 0: raise UsageError(f'latents.{k}: {getattr(cfg.latents, k)} is below 0')
-    if not 0 <= cfg.ema < 1: raise UsageError(f'ema: {cfg.ema} is not in [0, 1)')
     if cfg.codec.sample != 'mode': raise UsageError('codec.sample: sample does not go with cached latents, which are the means; leave it out')
     check_terms(cfg)
     o = cfg.optim
     lr, wd = RATES['muon' if o.kind == 'muon' else cfg.model.head]
     optim = dc.replace(o, lr=lr if o.lr is None else o.lr, weight_decay=wd if o.weight_decay is None else o.weight_decay)
-    if optim.lr <= 0: raise UsageError(f'optim.lr: {optim.lr} is not above 0')
     cfg.image.preprocess()
     m = cfg.model
     if m.head == 'timm' and not (m.name or m.weights): raise UsageError('model.name: missing; model.head: timm needs the name of a timm model, or model.weights')
@@ -260,8 +244,8 @@ def loss_head(self:DecoderTask, batch, ctx):
     more = [batch['z_p'], batch['z_n']] if 'z_p' in batch else []
     e, *others = self.head.embed(torch.cat([z, *more])).split(len(z))
     terms, kind = {k: self.loss(self.head.out(e), y) for k in self.base if k != self.cfg.loss.semantic.kind}, self.cfg.loss.semantic.kind
-    terms[kind], figures = (self.semantic.plan(e, y, others[0], batch['y_p'], others[1], batch['y_n'], batch['valid']) if more else
-                            self.semantic.batch(e, y))
+    planned = (others[0], batch['y_p'], others[1], batch['y_n'], batch['valid']) if more else None
+    terms[kind], figures = term_of_all(self.semantic, ctx.slice, e, y, planned)
     total, shown = combined(terms, self.base, self.learned)
     return total, shown | figures
 
@@ -291,8 +275,8 @@ def store_folder(cfg)->Path: return Path(cfg.latents.store or Path(cfg.out)/'lat
 
 def prepare(cfg:DecoderConfig, p:Processes)->Prepared:
     "Read the records, bring the cache up to date on the first process, and open it on all."
-    pre, codec, sides = cfg.image.preprocess(), cfg.codec.load(p.device), {}
-    pre.check(codec.multiple)
+    codec, sides = cfg.codec.load(p.device), {}
+    pre = cfg.image.preprocess(codec.multiple)
     def cache():
         sides.update(read_sides(cfg.data, cfg.out, cfg.seed))
         rep = encode_sides(sides, codec, store_folder(cfg), pre, cfg.image.flip, cfg.data.max_bad, dtype=cfg.latents.dtype,
@@ -324,9 +308,7 @@ def train_decoder(cfg:DecoderConfig)->RunResult:
     run = prepare(cfg, p)
     task = DecoderTask(cfg, run.sources['train'], run.sources['val'], run.vocab, run.codec, run.preprocess)
     say(str(cfg.loss))
-    trainer = Trainer(task, out, epochs=cfg.epochs, accumulate=cfg.accumulate, seed=cfg.seed, precision=cfg.precision, max_grad_norm=cfg.optim.max_grad_norm,
-                      ema=cfg.ema, workers=cfg.workers, log_every=cfg.log_every, eval_every=cfg.eval.every, eval_first=cfg.model.probe_start, save_every=cfg.save_every, device=cfg.device,
-                      gradient_checkpointing=cfg.model.gradient_checkpointing, cudnn_benchmark=cfg.cudnn_benchmark, config=cfg)
+    trainer = Trainer(task, out, eval_first=cfg.model.probe_start, gradient_checkpointing=cfg.model.gradient_checkpointing, **cfg.trainer())
     trainer.fit()
     def conclude():
         chosen = read_json(out/'best.json')

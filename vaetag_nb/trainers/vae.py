@@ -15,13 +15,15 @@ from ..core.errors import UsageError
 from ..core.io import read_json
 from ..core.progress import say
 from ..data.images import to_float
+from .cached import read_sides
 from .callbacks import Samples
 from .drift import fitting_convention, say_drift
 from .engine import Trainer
 from .optim import Muon, schedule
 from .loss_settings import LossMode
 from .pixels import VaeImages
-from .settings import CodecConfig, DataConfig, OptimConfig, RunResult, read_records
+from .processes import Processes, on_main
+from .settings import OptimConfig, RunConfig, RunResult
 from .vae_base import VaeBase, pictures
 from .vae_terms import KlLoss, PooledSemantic, ReconLoss, VaePart, must_reconstruct
 
@@ -46,35 +48,21 @@ class VaeOptim(OptimConfig):
     weight_decay: float|None = 0.
 
 @dataclass
-class VaeConfig:
+class VaeConfig(RunConfig):
     "All settings of `train vae`."
     out: str = 'runs/vae'         # run folder
-    data: DataConfig = field(default_factory=DataConfig)
     image: VaeImages = field(default_factory=VaeImages)
-    codec: CodecConfig = field(default_factory=CodecConfig)
     vae: VaePart = field(default_factory=VaePart)
     loss: VaeLoss = field(default_factory=VaeLoss)
     optim: VaeOptim = field(default_factory=VaeOptim)
-    epochs: int = 10
-    batch_size: int = 4           # pictures in a batch
-    accumulate: int = 1           # batches in a step
-    ema: float = 0.               # decay of the weights' moving average; 0: none
-    precision: Literal['auto', 'no', 'bf16', 'fp16'] = 'auto'
-    workers: int = 0              # loading processes
-    seed: int = 0
-    eval_every: int|str = 1       # epochs, or '500 steps'
-    save_every: int|str = 1       # epochs, '500 steps' or '10 minutes'
-    log_every: int = 10           # steps
 
 # %% ../../nbs/06_trainers/60_vae.ipynb #035542b3
 RATES = {None: 3e-5, 'adamw': 1e-4, 'muon': 2e-3}  # learning rate of a trained VAE, of a random one
 
 def check_vae(cfg:VaeConfig, codec):
     "Refuse settings that cannot be right for this VAE."
-    pre, w, lr = cfg.image.preprocess(), cfg.image.window, cfg.optim.lr
-    pre.check(codec.multiple)
-    if w is not None and (w < 1 or w % codec.multiple): raise UsageError(f'image.window: {w} is no multiple of {codec.multiple}, the pixels of a latent cell')
-    if lr is not None and lr <= 0: raise UsageError(f'optim.lr: {lr} is not above 0')
+    cfg.check()
+    cfg.image.preprocess(codec.multiple)
     if cfg.vae.train != 'all' and cfg.codec.init: raise UsageError(f'vae.train: {cfg.vae.train} would leave the other half random (codec.init: random); train all')
     if cfg.loss.semantic.on == 'embedding': raise UsageError('loss.semantic.on: embedding needs a head, and train vae has none; take pooled or flat, or loss.semantic.weight: 0')
 
@@ -121,7 +109,7 @@ class VaeTask(VaeBase):
         mean, logvar = self.encode(x)
         terms, extra, logs = self.recon_terms(batch, x[:n], mean[:n], None if logvar is None else logvar[:n], ctx)
         if self.semantic is not None:
-            terms['semantic'], more = self.semantic_term(self.features_of(self.codec.normalize(mean)), batch)
+            terms['semantic'], more = self.semantic_term(self.features_of(self.codec.normalize(mean)), batch, ctx.slice)
             logs |= more
         return self.total(terms, extra, logs)
 
@@ -137,15 +125,17 @@ class VaeTask(VaeBase):
 # %% ../../nbs/06_trainers/60_vae.ipynb #f9c14435
 def train_vae(cfg:VaeConfig, resume='auto')->RunResult:
     "Train a VAE as `cfg` says; an unfinished run in `cfg.out` goes on. The weights are in `best/vae`."
-    codec = cfg.codec.start(cfg.seed)
+    p = Processes(cfg.device)
+    codec, sides = cfg.codec.start(cfg.seed).to(p.device), {}
     check_vae(cfg, codec)
-    sides = read_records(cfg.data, cfg.out, cfg.seed, 'random')
-    weights = vae_weights(cfg, bool(sides[0].labelled.any()))
-    train, val = (pictures(t, image, cfg, weights, s) for t, image, s in zip(sides, (cfg.image, cfg.image.plain()), (cfg.seed, 0)))
+    read = lambda: sides.update(read_sides(cfg.data, cfg.out, cfg.seed, 'random', labelled=False))
+    on_main(p, read)
+    if not sides: read()
+    t = sides['train']
+    weights = vae_weights(cfg, bool(t.labelled.any()))
+    train, val = pictures(t, cfg.image, cfg, weights, cfg.seed), pictures(sides['val'], cfg.image.plain(), cfg, weights, 0, plan=True)
     task = VaeTask(codec, train, val, cfg, weights, fresh=cfg.codec.init == 'random')
-    trainer = Trainer(task, cfg.out, epochs=cfg.epochs, accumulate=cfg.accumulate, seed=cfg.seed, precision=cfg.precision,
-                      max_grad_norm=cfg.optim.max_grad_norm, ema=cfg.ema, callbacks=[Samples(cfg.eval_every)], workers=cfg.workers,
-                      log_every=cfg.log_every, eval_every=cfg.eval_every, eval_first=not task.fresh, save_every=cfg.save_every, config=cfg).fit(resume)
+    trainer = Trainer(task, cfg.out, callbacks=[Samples(cfg.eval.every)], eval_first=not task.fresh, **cfg.trainer()).fit(resume)
     best = trainer.run.best
     say_drift(read_json(best/'drift.json'))
     return RunResult(Path(cfg.out), best, read_json(best/'metrics.json'))

@@ -18,7 +18,7 @@ from ..latents.codec import Codec
 from ..latents.loading import DTYPES
 from ..semantic import features
 from .drift import Drift, channel_stats, fitting_convention, grid
-from .loss_settings import Partners
+from .loss_settings import Partners, term_of_all
 from .pixels import Pictures
 from .plan import bucketed
 from .task import Task
@@ -31,11 +31,12 @@ def pictures(table, image,
              weights:dict,  # {term: weight}
              seed:int,      # of crops, squares, mirrors and partners
              tags=False,    # with labels whatever the weights
+             plan=False,    # with planned partners whatever the batch size
              )->Pictures:
     "The pictures of a table, with tags and partners where the semantic term wants them."
     semantic = bool(weights.get('semantic'))
     out = Pictures(table.paths, table.width, table.height, image, seed, table.labels if tags or semantic else None)
-    if semantic and cfg.loss.semantic.mined(cfg.batch_size) == 'plan':
+    if semantic and (plan or cfg.loss.semantic.mined(cfg.batch_size) == 'plan'):
         out.mine = Partners(table.labels, np.zeros(len(table)) if image.window else out.buckets, seed)
     return out
 
@@ -94,13 +95,12 @@ def recon_terms(self:VaeBase, batch, x, mean, logvar, ctx)->tuple: # loss, what 
     return terms, extra, logs
 
 @patch
-def semantic_term(self:VaeBase, e, batch)->tuple: # loss, figures
-    "The semantic term of features (B + partners, D)."
-    if 'triplets' not in batch: loss, logs = self.semantic.batch(e, batch['y'])
+def semantic_term(self:VaeBase, e, batch, s)->tuple: # loss, figures
+    "The semantic term of features (B + partners, D) in the slice `s`."
+    if 'triplets' not in batch: loss, logs = term_of_all(self.semantic, s, e, batch['y'])
     else:
         (a, p, n), y = batch['triplets'].T, batch['y']
-        loss, logs = self.semantic.plan(e[a], y[a], e[p], y[p], e[n], y[n], torch.ones(len(a), device=e.device))
-        logs = {k: v*len(a)/len(batch['index']) if len(a) else 0. for k, v in logs.items()}
+        loss, logs = term_of_all(self.semantic, s, e[a], y[a], (e[p], y[p], e[n], y[n], torch.ones(len(a), device=e.device)), len(a)/len(batch['index']))
     return loss, dict(semantic=loss, **logs)
 
 @patch
@@ -117,7 +117,7 @@ def loss_critic(self:VaeBase, batch, ctx):
 
 # %% ../../nbs/06_trainers/58_vae_base.ipynb #4946e297
 @patch
-def measure(self:VaeBase, batch)->dict: # {figure: numpy (B,)}
+def measure(self:VaeBase, batch)->dict: # {figure: numpy (B,), of the semantic term (triplets,)}
     "The figures of pictures one by one, from the posterior's mean."
     c, n, x = self.cfg.loss, len(batch['index']), to_float(batch['pixels'])
     mean, logvar = self.codec.encode_raw(x)
@@ -128,9 +128,9 @@ def measure(self:VaeBase, batch)->dict: # {figure: numpy (B,)}
         if self.lpips is not None: out['perceptual'] = self.lpips(y, x).flatten()
         out = {k: v.double().cpu().numpy() for k, v in out.items()} | dict(psnr=psnr(y.clamp(-1, 1), x, data_range=2.))
     out |= self.more_figures(self.codec.normalize(mean), batch, n)
-    if self.semantic is not None:
-        loss, _ = self.semantic_term(self.features_of(self.codec.normalize(mean)), batch)
-        out['semantic'] = np.full(n, float(loss) if 'triplets' not in batch or len(batch['triplets']) else np.nan)
+    if self.semantic is not None:   # a row for each triplet
+        e, y, (a, p, n) = self.features_of(self.codec.normalize(mean)), batch['y'], batch['triplets'].T
+        out['semantic'] = np.full(len(a), float(self.semantic.plan(e[a], y[a], e[p], y[p], e[n], y[n], torch.ones(len(a), device=e.device))[0]))
     return out
 
 @patch
