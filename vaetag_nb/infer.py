@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .bucketing import Preprocess
 from .captions import CaptionOptions, caption, merge_caption
 from .core.errors import UsageError, VaetagError, nearest
-from .core.io import atomic_file, hash_json, hash_tensors, open_tensors, read_json
+from .core.io import atomic_file, open_tensors, read_json
 from .core.progress import say, track
 from .data.images import ImageError, load_image, to_float
 from .eval.thresholds import mcut
@@ -74,9 +74,7 @@ class Tagger:
     @cached_property
     def fingerprint(self)->str:
         "SHA-256 of all that decides a score: head, tags, codec, preprocessing."
-        m = self.model
-        return hash_json(dict(head=hash_tensors(self.head.state_dict()), spec=self.head.spec(), vocab=self.vocab.sha256,
-                              vae=m.codec['fingerprint'], convention=m.codec['convention'], preprocess=m.preprocess))
+        return self.model.fingerprint
 
     @property
     def name(self)->str:

@@ -14,7 +14,7 @@ import numpy as np, torch
 import vaetag_nb
 from ..core.config import coerce
 from ..core.errors import VaetagError, nearest
-from ..core.io import atomic_dir, load_tensors, read_json, save_tensors, write_json
+from ..core.io import atomic_dir, hash_json, hash_tensors, load_tensors, read_json, save_tensors, write_json
 from ..data.tags import Vocab
 from .classic import AttentionHead, PlainHead
 from .heads import TagHead
@@ -142,6 +142,11 @@ class TaggerModel:
         t = self.thresholds or {}
         own, rest = t.get('per_class_thresholds', {}), t.get('global_threshold', default)
         return np.array([own[n]['threshold'] if n in own else rest for n in self.vocab.names], np.float32)
+    @property
+    def fingerprint(self)->str:
+        "SHA-256 of all that decides a score: head, tags, codec, preprocessing."
+        return hash_json(dict(head=hash_tensors(self.head.state_dict()), spec=self.head.spec(), vocab=self.vocab.sha256,
+                              vae=self.codec['fingerprint'], convention=self.codec['convention'], preprocess=self.preprocess))
 
 def same_tags(names,    # tags in order
               other,    # tags that should be the same

@@ -23,7 +23,7 @@ def positions(h:int, w:int,             # rows and columns of tokens
     "Fixed 2-D sine-cosine positions with the origin at the centre, base 10000."
     freq = 10000**(-torch.arange(d//4, device=device, dtype=torch.float32)/(d//4))
     def axis(n):
-        p = (torch.arange(n, device=device) - (n-1)/2)[:, None]*freq
+        p = (torch.arange(1-n, n, 2, device=device)/2)[:, None]*freq
         return torch.cat([p.sin(), p.cos()], 1)
     y, x = axis(h)[:, None].expand(h, w, -1), axis(w)[None].expand(h, w, -1)
     return torch.cat([y, x], -1).reshape(h*w, d)
@@ -65,7 +65,8 @@ def pad_to(z:torch.Tensor,      # latents (B, C, h, w)
            )->torch.Tensor:
     "Latents padded at the right and bottom with their edge values."
     h, w = z.shape[2:]
-    return F.pad(z, (0, -w % p, 0, -h % p), mode='replicate') if h % p or w % p else z
+    whole = p == 1 or not torch.compiler.is_compiling() and h % p == w % p == 0     # a graph for any size has no such branch
+    return z if whole else F.pad(z, (0, -w % p, 0, -h % p), mode='replicate')
 
 # %% ../../nbs/05_models/10_pool.ipynb #0d2b3311
 class ConvBlock(nn.Module):
@@ -103,7 +104,7 @@ class Trunk(TagHead):
 
     def grid(self, z):
         "Rows and columns of tokens that latents (B, C, h, w) give."
-        return tuple(-(-n//self.args['patch']) for n in z.shape[2:])
+        return tuple((n + self.args['patch']-1)//self.args['patch'] for n in z.shape[2:])
 
     def tokens(self, z):
         "The normalised tokens of latents (B, C, h, w), (B, N, d)."

@@ -30,7 +30,7 @@ class QueryLayer(nn.Module):
 
     def forward(self, queries, x):  # (Q, d), tokens (B, N, d)
         "One vector for each query, (B, Q, d)."
-        q = self.norm1(queries).expand(len(x), -1, -1)
+        q = self.norm1(queries).expand(x.shape[0], -1, -1)
         return self.finish(q, self.cross.attend(q, x))
 
 # %% ../../nbs/05_models/15_query.ipynb #d873b1c7

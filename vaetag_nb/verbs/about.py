@@ -13,7 +13,7 @@ from .base import Outcome, verb
 
 # %% ../../nbs/11_verbs/50_about.ipynb #1cdc7bb0
 NEEDED   = 'torch torchvision numpy scipy pandas pyarrow pillow safetensors timm diffusers transformers accelerate tyro'.split()
-OPTIONAL = dict(torchcodec='faster decoding', tensorboard='--track tensorboard', onnx='export', onnxruntime='export', hfutils='publishing')
+OPTIONAL = dict(torchcodec='faster decoding', tensorboard='--track tensorboard', onnx='export', onnxruntime='export', onnxscript='export', hfutils='publishing')
 
 def versions(names)->dict: # name -> version, or None where it is not installed
     "Installed versions of distributions."
