@@ -119,9 +119,10 @@ def test_strict_names_key_and_entry(home, name, says):
 def test_strict_and_a_bad_image(home):
     fails(['latents', 'encode', '--data', 'broken.json', '--vae', 'model/vae', '--out', 's1', *SMALL, '--strict'], 1, 'bad.png: not an image')
     fails('eval tagger --model model --data broken.json --max-bad 1 --strict', 1, 'bad.png: not an image')
-    status, out, err = shell('latents', 'encode', '--data', 'broken.json', '--vae', 'model/vae', '--out', 's2', *SMALL, '--json')
+    status, out, err = shell('latents', 'encode', '--data', 'broken.json', '--vae', 'model/vae', '--out', 's2', *SMALL, '--max-bad', '.4', '--json')
     assert status == 1 and json.loads(out)['failed'] == {'bad.png': 'not an image of a known kind'} and json.loads(out)['encoded'] == 2
     assert shell('latents', 'check', 's2')[0] == 0
+    fails(['latents', 'encode', '--data', 'broken.json', '--vae', 'model/vae', '--out', 's3', *SMALL], 1, '1 of 3 pictures cannot be used, more than max_bad 0.05 allows: bad.png: not an image')
 
 @pytest.mark.parametrize('command, says', [
     ('latents info strange.safetensors', ('strange.safetensors', 'some.key')), ('latents info shape', ('(3, 5)',)), ('latents info torn.safetensors', ('torn.safetensors', 'not a whole safetensors file')),

@@ -50,6 +50,16 @@ def content(store, keys, **kw):
     return [s.read([r])[0] for r in rows]
 def equal(a, b, tol=0): return len(a) == len(b) and all(x.shape == y.shape and (x.float() - y.float()).abs().max() <= tol for x, y in zip(a, b))
 
+def test_too_many_unreadable_pictures_stop_early_and_lose_nothing(pics, tmp_path):
+    (tmp_path/'p').mkdir()
+    for i in range(24): (tmp_path/'p'/f'{i:02d}.png').write_bytes((pics/'00.png').read_bytes()[:None if i not in (4, 7, 20) else 300])   # torn behind the header
+    codec = toy()
+    with pytest.raises(VaetagError, match=r'^2 of 24 pictures cannot be used, more than max_bad 0.05 allows: 04.png: .*; 07.png: '):
+        run(tmp_path/'p', tmp_path/'s', codec, batch_size=2, max_bad=.05)
+    assert codec.vae.seen == 5 and len(LatentStore(tmp_path/'s')) == 5                    # nothing is encoded once that is certain, and the index knows what was
+    r = run(tmp_path/'p', tmp_path/'s', codec, batch_size=2, max_bad=.2)
+    assert (r.encoded, r.reused, sorted(r.failed)) == (16, 5, ['04.png', '07.png', '20.png']) and LatentStore(tmp_path/'s').check() == []
+
 # --- what is written -------------------------------------------------------------------------------------------------
 def test_files_are_as_the_spec_says(pics, tmp_path):
     codec = toy(); r = run(pics, tmp_path/'s', codec, shard_mib=.001)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_SAMPLES', 'FORMATS', 'EncodeReport', 'Decoded', 'batch_plan', 'ahead', 'depth_for', 'decoded', 'raw_latents',
-           'ShardWriter', 'store_meta', 'unique_hashes', 'Work', 'work_of', 'encode_table', 'dump_latents']
+           'ShardWriter', 'store_meta', 'unique_hashes', 'Work', 'work_of', 'check_failed', 'encode_table',
+           'dump_latents']
 
 # %% ../../nbs/03_latents/50_encode.ipynb #857e6c2a
 import os, time, zipfile
@@ -195,6 +196,13 @@ def _tidy(out, fingerprint, bad):
         (Path(out)/name).unlink(missing_ok=True); say(f'{Path(out)/name}: torn shard removed')
     write_index(out, fingerprint)
 
+def check_failed(failed:dict,  # {record: reason}
+                 total:int, max_bad:float):
+    "An error if more than the share `max_bad` of `total` pictures failed; it names the first five."
+    if len(failed) <= max_bad*total: return
+    first = '; '.join(f'{k}: {v}' for k, v in list(failed.items())[:5])
+    raise VaetagError(f'{len(failed)} of {total} pictures cannot be used, more than max_bad {max_bad:g} allows: {first}')
+
 # %% ../../nbs/03_latents/50_encode.ipynb #23368ccc
 def encode_table(ids,               # record keys, all different
                  paths,             # their files
@@ -208,6 +216,7 @@ def encode_table(ids,               # record keys, all different
                  root=None,         # folder that relative paths start from
                  sizes=None,        # widths and heights of the pictures, where known (0: not)
                  shard_mib=256, threads=None, # size of a shard; decoding threads (default: one a core)
+                 max_bad=1.,        # share of the pictures that may be unreadable; what is more stops the work
                  )->EncodeReport:
     "Bring the latent store `out` up to date with pictures, encoding only what it lacks."
     preprocess.check(codec.multiple)
@@ -221,6 +230,7 @@ def encode_table(ids,               # record keys, all different
     bar = track(desc='encode', total=len(todo), unit='image')
     with ShardWriter(out, meta['fingerprint'], part[0], shard_mib) as writer, bar:
         for d, source in batches:
+            if len(failed) > max_bad*len(work.keys): break
             d = d._replace(rows=todo[d.rows])
             cols = _columns(work, d, source)
             for f, need in needs.items():
@@ -233,6 +243,7 @@ def encode_table(ids,               # record keys, all different
             bar.update(len(d.rows))
     _tidy(out, meta['fingerprint'], store.bad)
     lost = {work.keys[todo[i]]: why for i, why in sorted(failed.items())}
+    check_failed(lost, len(work.keys), max_bad)
     return EncodeReport(writer.done, sum(int((~n).sum()) for n in needs.values()), lost, Path(out))
 
 # %% ../../nbs/03_latents/50_encode.ipynb #b4fa20af
@@ -247,24 +258,28 @@ def dump_latents(paths, codec, out, preprocess,
                  format='safetensors', # one of `FORMATS`
                  space=None,           # 'raw' or 'model'; default: model for JSON, else raw
                  dtype='fp16',         # of the numbers: fp16, bf16 or fp32
-                 batch_size=8, threads=None)->EncodeReport:
+                 batch_size=8, threads=None,
+                 max_bad=1., # share of the pictures that may be unreadable; what is more stops the work
+                 )->EncodeReport:
     "Write the latents of pictures to the file (format store: folder) `out`."
     if format not in FORMATS: raise UsageError(f"format {format!r}: legal are {', '.join(FORMATS)}")
     paths, space = [os.fspath(p) for p in paths], space or ('model' if format == 'json' else 'raw')
     if space not in ('raw', 'model') or (format, space) in (('json', 'raw'), ('store', 'model')): raise UsageError(
         f"space {space!r} in format {format}: legal are raw and model, for json only model, for a store only raw")
     if (format, dtype) == ('npz', 'bf16'): raise UsageError('dtype bf16 in format npz: numpy has no such type; take fp16 or fp32')
-    if format == 'store': return encode_table(paths, paths, codec, out, preprocess, dtype, batch_size, threads=threads)
+    if format == 'store': return encode_table(paths, paths, codec, out, preprocess, dtype, batch_size, threads=threads, max_bad=max_bad)
     preprocess.check(codec.multiple); unique_hashes(paths)
     failed, found = {}, {}
     with track(desc='encode', total=len(paths), unit='image') as bar:
         for d, _ in decoded(paths, preprocess, None, None, batch_size, threads, depth_for(codec), failed):
+            if len(failed) > max_bad*len(paths): break
             names = [paths[i] for i in d.rows]
             z, _ = raw_latents(codec, d.images, names, 'fp32')
             z = (codec.normalize(z) if space == 'model' else z).to(DTYPES['fp32' if format == 'json' else dtype])
             must_be_finite(z, names); found.update(zip(names, map(torch.clone, z))); bar.update(len(names))
     found = {p: found[p] for p in paths if p in found}
     lost = {paths[i]: why for i, why in sorted(failed.items())}
+    check_failed(lost, len(paths), max_bad)
     some = [f'{p}: {why}' for p, why in lost.items()][:3]
     if not found: raise VaetagError('; '.join([f'no readable picture among {len(paths)}', *some]))
     about = dict(space=space, codec=codec.spec(), preprocess=preprocess.to_dict())

@@ -67,7 +67,7 @@ def encode_sides(sides:dict,            # {side: TagTable}
                  store,                 # folder of the store
                  preprocess,            # `Preprocess`
                  flip=False,            # mirrored pictures, too
-                 max_bad=.05,           # share of pictures that may fail
+                 max_bad=.05,           # share of pictures that may fail; what is more stops the work
                  **options):            # of `encode_table`: dtype, logvar, batch_size
     "Bring the store up to date with the pictures of all sides; returns what `encode_table` reports."
     paths, sizes = {}, {}
@@ -75,10 +75,7 @@ def encode_sides(sides:dict,            # {side: TagTable}
         for i, p, w, h in zip(t.ids, t.paths, t.width, t.height):
             if paths.setdefault(i, p) != p: raise VaetagError(f'{i}: is two pictures, {paths[i]} and {p}: the keys of training, validation and test records must differ')
             sizes[i] = w, h
-    rep = encode_table(list(paths), list(paths.values()), codec, store, preprocess, flip=flip, sizes=tuple(zip(*sizes.values())), **options)
-    if len(rep.failed) > max_bad*len(paths):
-        first = '; '.join(f'{k}: {v}' for k, v in list(rep.failed.items())[:5])
-        raise VaetagError(f'{len(rep.failed)} of {len(paths)} pictures cannot be used, more than data.max_bad {max_bad:g} allows: {first}')
+    rep = encode_table(list(paths), list(paths.values()), codec, store, preprocess, flip=flip, sizes=tuple(zip(*sizes.values())), max_bad=max_bad, **options)
     if rep.failed: say(f'{len(rep.failed)} of {len(paths)} pictures left out: {", ".join(list(rep.failed)[:5])}')
     return rep
 
