@@ -10,17 +10,16 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from tyro.conf import Positional
 from ..core.errors import UsageError
 from ..core.io import atomic_file
-from .base import Outcome, aligned, parse, verb
+from .base import Outcome, aligned, named, parse, verb
 
 # %% ../../nbs/11_verbs/60_migrate.ipynb #f976410c
 @verb('migrate head')
 @dataclass(kw_only=True)
 class MigrateHead:
     "Make a model folder of a head file (or a whole output folder) of VAE-Tagger."
-    path: Positional[Path]             # best_pytorch_model.bin, pytorch_model.bin, .safetensors, or the folder
+    path: named(Path, 'FILE')          # best_pytorch_model.bin, pytorch_model.bin, .safetensors, or the folder
     out: Path                          # model folder to write
     tags: Path|None = None             # tags CSV that the head was trained with; none: tags.csv in the folder
     vae: str|None = None               # its VAE, file or folder; none: best_vae/ or vae/ in the folder
@@ -43,7 +42,7 @@ class MigrateHead:
 @dataclass(kw_only=True)
 class MigrateVae:
     "Make a diffusers folder of a VAE that VAE-Tagger used or wrote."
-    src: Positional[str]               # .safetensors, .bin, .ckpt, or a folder such as best_vae/
+    src: named(str, 'SRC')             # .safetensors, .bin, .ckpt, or a folder such as best_vae/
     out: Path                          # folder to write
     config: str|None = None            # settings, JSON file, may be partial
     family: str|None = None            # sd15, sdxl, sd3, flux ...; none: flux, unless a config says a scale
@@ -57,7 +56,7 @@ class MigrateVae:
 @dataclass(kw_only=True)
 class MigrateCommand:
     "Say a command line of VAE-Tagger in our words."
-    text: Positional[str]      # such as "python train_full.py --json_path data.json ...", or a shell file
+    text: named(str, 'COMMAND') # such as "python train_full.py --json_path data.json ...", or a shell file
     out: Path|None = None      # write the YAML of a training run to this file
 
 @verb('migrate command')
