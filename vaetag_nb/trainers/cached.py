@@ -14,6 +14,7 @@ from ..core.progress import say
 from ..core.rng import np_rng
 from ..bucketing import Groups, batches_by_bucket
 from ..data.split import ensure
+from ..latents.codec import draw_posterior
 from ..latents.encode import encode_table
 from ..latents.store import LatentStore
 from .settings import DataConfig
@@ -100,14 +101,15 @@ class LatentSource:
                  seed:int=0,        # of flips and noise
                  flip=False,        # half of the pictures mirrored, from the store
                  noise=0.,          # largest standard deviation of the noise added; that of a picture is uniform below it
-                 zoom=0.):          # largest share of a side that is cut off, at random, before the rest is resized to the whole
+                 zoom=0.,           # largest share of a side that is cut off, at random, before the rest is resized to the whole
+                 sample=False):     # draws from the posteriors instead of their means
         rows = store.row_of(table.ids)
         other = store.row_of(table.ids, flip=True) if flip else rows
         keep = np.flatnonzero((rows >= 0) & (other >= 0))
         if not len(keep): raise VaetagError(f'{store.folder}: has none of the {len(table)} pictures')
         self.store, self.rows, self.mirrored = store, rows[keep], other[keep] if flip else None
         self.labels, self.paths, self.ids = table.labels[keep], [table.paths[i] for i in keep], [table.ids[i] for i in keep]
-        self.seed, self.noise, self.zoom = seed, noise, zoom
+        self.seed, self.noise, self.zoom, self.sample = seed, noise, zoom, sample
     def __len__(self): return len(self.rows)
     def names(self, indices): return [self.paths[i] for i in indices]
 
@@ -124,11 +126,15 @@ class LatentSource:
         "The batch of some pictures of one latent shape."
         rows = self.rows[indices]
         if self.mirrored is not None: rows = np.where(self.flips(epoch)[indices], self.mirrored[indices], rows)
-        z = self.store.read_model(rows)
+        z = self.store.convention.apply(self.drawn(epoch, indices, rows)) if self.sample else self.store.read_model(rows)
         if self.zoom: z = zoomed(z, torch.from_numpy(self.draws('zoom', epoch)[indices]), self.zoom)
         if self.noise: z = z + torch.stack([self.draw_noise(epoch, i, z.shape[1:]) for i in indices])
         if not z.isfinite().all(): raise VaetagError(f'{self.store.folder}: latents that are not finite among {", ".join(self.names(indices)[:8])}')
         return dict(z=z, y=torch.from_numpy(self.labels[indices].toarray()))
+
+    def drawn(self, epoch, indices, rows):
+        "Raw draws of the rows of the store that stand for some pictures."
+        return draw_posterior(self.store.read(rows).float(), self.store.read_logvar(rows).float(), self.seed, epoch, indices)
 
     def draw_noise(self, epoch, i, shape):
         g = np_rng(self.seed, 'noise', epoch, i)

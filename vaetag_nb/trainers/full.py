@@ -37,7 +37,7 @@ from .settings import RunConfig, RunResult
 from .tagger import RATES, DecoderEval, DecoderOptim, HeadConfig
 from .vae import critic_optim, vae_groups
 from .vae_base import VaeBase, pictures
-from .vae_terms import KlLoss, ReconLoss, VaePart, must_reconstruct
+from .vae_terms import KlLoss, ReconLoss, VaePart, must_reconstruct, no_sample
 
 # %% ../../nbs/06_trainers/70_full.ipynb #ed1a1b7d
 @dataclass
@@ -72,6 +72,7 @@ VAE_LR = 1e-5
 def check_full(cfg:FullConfig)->tuple: # `cfg` with the rates filled in, {term: weight}
     "Refuse settings that cannot be."
     cfg.check()
+    no_sample(cfg.codec, 'train full')
     o, train = cfg.optim, cfg.vae.train
     (lr, wd), vae_lr = HEAD_RATES['muon' if o.kind == 'muon' else cfg.model.head], VAE_LR if o.vae_lr is None else o.vae_lr
     optim = dc.replace(o, lr=lr if o.lr is None else o.lr, vae_lr=vae_lr, weight_decay=wd if o.weight_decay is None else o.weight_decay)

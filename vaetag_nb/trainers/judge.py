@@ -48,7 +48,7 @@ def mean_ap(p, y): return quick_figures(p, sp.csr_matrix(y.numpy()))['mAP']
 def plain(source):
     "The same pictures as they are: without mirrored variants, windows and noise."
     other = object.__new__(type(source))
-    other.__dict__.update(source.__dict__, mirrored=None, noise=0., zoom=0.)
+    other.__dict__.update(source.__dict__, mirrored=None, noise=0., zoom=0., sample=False)
     return other
 
 def baselines(train, val, seed=0, grids=(1, 4, 8))->dict: # {name: function of latents -> probabilities}

@@ -73,7 +73,7 @@ class CodecConfig:
     convention: str|dict|None = None # instead of what config and family say
     dtype: Literal['fp32', 'bf16'] = 'fp32' # to encode in
     batch_size: int = 8              # pictures encoded at a time
-    sample: Literal['mode', 'sample'] = 'mode' # latents: mean of the posterior, or a draw
+    sample: Literal['mode', 'sample'] = 'mode' # latents to learn from: mean of the posterior, or a draw in each epoch (needs `latents.logvar`)
 
     def load(self, device='cpu')->Codec:
         "The codec of existing weights."

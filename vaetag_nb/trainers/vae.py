@@ -25,10 +25,10 @@ from .pixels import VaeImages
 from .processes import Processes, on_main
 from .settings import OptimConfig, RunConfig, RunResult
 from .vae_base import VaeBase, pictures
-from .vae_terms import KlLoss, PooledSemantic, ReconLoss, VaePart, must_reconstruct
+from .vae_terms import KlLoss, PooledSemantic, ReconLoss, VaePart, must_reconstruct, no_sample
 
 # %% ../../nbs/06_trainers/60_vae.ipynb #60d6b0f9
-SEMANTIC = .05  # weight of the semantic term in every mode but `custom`
+SEMANTIC = .001  # weight of the semantic term in every mode but `custom`
 
 @dataclass
 class VaeLoss(LossMode):
@@ -62,6 +62,7 @@ RATES = {None: 3e-5, 'adamw': 1e-4, 'muon': 2e-3}  # learning rate of a trained 
 def check_vae(cfg:VaeConfig, codec):
     "Refuse settings that cannot be right for this VAE."
     cfg.check()
+    no_sample(cfg.codec, 'train vae')
     cfg.image.preprocess(codec.multiple)
     if cfg.vae.train != 'all' and cfg.codec.init: raise UsageError(f'vae.train: {cfg.vae.train} would leave the other half random (codec.init: random); train all')
     if cfg.loss.semantic.on == 'embedding': raise UsageError('loss.semantic.on: embedding needs a head, and train vae has none; take pooled or flat, or loss.semantic.weight: 0')

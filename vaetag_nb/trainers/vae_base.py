@@ -7,14 +7,17 @@ __all__ = ['pictures', 'VaeBase', 'perceptual_network']
 
 # %% ../../nbs/06_trainers/58_vae_base.ipynb #a653f4db
 import copy
+from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from fastcore.basics import patch
+from ..core.errors import UsageError, VaetagError
 from ..core.io import write_json
 from ..core.rng import seeded
 from ..data.images import to_float
-from ..eval.images import psnr
-from ..latents.codec import Codec
+from ..eval.images import Lpips, lpips_network, psnr
+from ..eval.weights import WEIGHTS, Unavailable
+from ..latents.codec import Codec, draw_posterior
 from ..latents.loading import DTYPES
 from ..semantic import features
 from .drift import Drift, channel_stats, fitting_convention, grid
@@ -22,7 +25,7 @@ from .loss_settings import Partners, term_of_all
 from .pixels import Pictures
 from .plan import bucketed
 from .task import Task
-from .vae_terms import Adversary, draw_posterior, moving, recon_each, save_memory
+from .vae_terms import Adversary, moving, recon_each, save_memory
 from ..weighting import LearnedWeights, combined, kl_each
 
 # %% ../../nbs/06_trainers/58_vae_base.ipynb #8f0d4982
@@ -57,7 +60,7 @@ class VaeBase(Task):
         if cfg.vae.gradient_checkpointing and self.names: save_memory(self.vae)
         r, on = cfg.loss.recon, bool(weights.get('recon'))
         with seeded(cfg.seed, 'critic'): self.adversary = Adversary(r, train.smallest) if on and r.adv else None
-        self.lpips = perceptual_network() if on and r.perceptual else None
+        self.lpips = perceptual_network(r, train.smallest) if on and r.perceptual else None
         self.learned = LearnedWeights(weights) if cfg.loss.learned() else None
         self.semantic = cfg.loss.semantic.term() if weights.get('semantic') else None
         self.plan, self.val_plan = train.plan(cfg.batch_size, cfg.seed), bucketed(val.buckets, cfg.batch_size, 0)
@@ -74,10 +77,17 @@ class VaeBase(Task):
     def more_figures(self, z, batch, n)->dict: return {}   # of model-space latents (B + partners, C, h, w), a row for each of the first n
 
 # %% ../../nbs/06_trainers/58_vae_base.ipynb #bcf62fc8
-def perceptual_network(net='alex')->nn.Module: # network(y, x) of pictures in [-1, 1] -> (B, 1, 1, 1)
-    "The network of LPIPS, frozen; one line names the file where its weights are missing."
-    from vaetag_nb.eval.images import lpips_network
-    return lpips_network(net).eval().requires_grad_(False)
+def perceptual_network(recon, # `ReconLoss`
+                       side:int, # smallest side of a picture, pixels
+                       )->nn.Module: # network(y, x) of pictures in [-1, 1] -> (B, 1, 1, 1)
+    "The network of LPIPS, frozen; one line says which file is missing and where it goes."
+    net, own = recon.perceptual_net, recon.perceptual_weights
+    if own and not Path(own).expanduser().exists(): raise VaetagError(f'loss.recon.perceptual_weights: {own}: there is no such file')
+    if side < Lpips.smallest: raise UsageError(f'loss.recon.perceptual: pictures of {side} pixels are smaller than LPIPS takes, {Lpips.smallest}')
+    try: return lpips_network(net, own)
+    except Unavailable as e:
+        raise VaetagError(f'loss.recon.perceptual: {e}' if own else f'loss.recon.perceptual: LPIPS ({net}) needs {WEIGHTS[net].file}; '
+                          'put it into $VAETAG_WEIGHTS, or give its path as loss.recon.perceptual_weights') from e
 
 @patch
 def recon_terms(self:VaeBase, batch, x, mean, logvar, ctx)->tuple: # loss, what is added to the total as it is, figures
