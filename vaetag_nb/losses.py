@@ -16,8 +16,6 @@ from .core.errors import UsageError, nearest
 from .semantic import contrastive, jaccard, triplet
 from .weighting import LearnedWeights, combined, kl_each
 
-_all_ = ['contrastive', 'jaccard', 'triplet', 'LearnedWeights', 'combined', 'kl_each']
-
 # %% ../nbs/04_losses.ipynb #7b31daac
 def _elements(logits, targets, mask=None, fill=0.):
     "Both in float32; what is unknown becomes the logit `fill` and the target 0"
@@ -161,3 +159,6 @@ class ClassificationLoss(nn.Module):
             return self.rank(x, (y >= .5).float())
         l = self.element(logits, targets, mask, pos_weight=self.pos_weight, reduction='none')
         return masked_mean(l if self.weight is None else l*self.weight, mask)
+
+# %% ../nbs/04_losses.ipynb #f22bbf1c
+_all_ = ['contrastive', 'jaccard', 'triplet', 'LearnedWeights', 'combined', 'kl_each']
