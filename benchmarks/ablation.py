@@ -27,7 +27,7 @@ CASES = dict(
     heads=dict(pool=dict(model=TRUNK), pool_skip=dict(model=dict(TRUNK, skip=4)), plain=dict(model=dict(head='plain'), optim=CLASSIC),
                query=dict(model=dict(TRUNK, head='query')), timm=dict(model=dict(head='timm', name='test_resnet')),
                pool_stem=dict(model=dict(TRUNK, stem=2, stem_width=32)), attention=dict(model=dict(head='attention'), optim=CLASSIC)))
-PHOTOS = dict(number=1500, least=30, epochs=5, batch_size=32, ema=.95, optim=dict(lr=2e-3), eval=dict(every=5, batch_size=256, baselines=False), log_every=50, save_every=10,
+PHOTOS = dict(number=1500, least=30, epochs=20, batch_size=32, ema=.95, optim=dict(lr=2e-3), eval=dict(every=5, batch_size=256, baselines=False), log_every=50, save_every=10,
               device='cpu', precision='no', codec=dict(family='taef2', dtype='fp32', batch_size=32), image=dict(base_resolution=72, max_resolution=96, bucket_step=24))
 SCENES = dict(number=400, epochs=10, batch_size=16, ema=.95, eval=dict(every=2, batch_size=256, baselines=False), log_every=50, save_every=10, device='cpu', precision='no')
 FIGURES = 'mAP', 'f1_micro', 'f1_macro'
@@ -51,7 +51,7 @@ def prepared(part, out):
 
 def cells(part):
     "(key, settings) of every cell but its seed; photos: what shares loss or head with the default first"
-    if part == 'scenes': return [(h, dict(model=dict(head=h, **(dict(size='tiny') if h == 'pool' else {})))) for h in ('pool', 'attention')]
+    if part == 'scenes': return [('pool', dict(model=dict(size='tiny'))), ('attention', dict(model=dict(head='attention', attention_heads=4)))]
     at = {c: (i*j > 0, i+j) for i, l in enumerate(CASES['losses']) for j, h in enumerate(CASES['heads']) for c in [(l, h)]}
     return [(f'{l}/{h}', dict(loss=CASES['losses'][l], **CASES['heads'][h])) for l, h in sorted(at, key=at.get)]
 
