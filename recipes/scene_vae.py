@@ -35,8 +35,9 @@ def main():
     figures = held_out(Codec.load(best))
     print(figures)
     if '--install' not in sys.argv: return
-    with atomic_dir(HERE.parent/'vaetag_nb/assets/scene_vae') as d:
-        shutil.copytree(best, d, dirs_exist_ok=True)
+    home = HERE.parent/'vaetag_nb/assets/scene_vae'
+    with atomic_dir(home) as d:
+        shutil.copytree(best, d, dirs_exist_ok=True); shutil.copy(home/'README.md', d)    # the card says the licence
         write_json(d/'held_out.json', figures)
 
 if __name__ == '__main__': main()

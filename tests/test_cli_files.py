@@ -111,6 +111,21 @@ def test_evaluation_files_and_thresholds(home):
     named = pd.read_csv('g/evaluation_results.csv').set_index('class_name').threshold
     assert all(named[k] == pytest.approx(v['threshold']) for k, v in t['per_class_thresholds'].items())
 
+def test_a_part_without_a_list_is_measured_for_every_tag_of_the_model(home):
+    Path('scenes/few.json').write_text(json.dumps(dict(list(read('scenes/data.json').items())[:5])))
+    figures = lambda more: json.loads(ok(f'eval tagger --model model --data scenes/few.json --thresholds .02 --json{more}'))
+    bare, listed = figures(''), figures(' --tags scenes/tags.csv')
+    assert bare == listed and bare['n_classes_with_positives'] < bare['n_classes'] and bare['fp_on_unsupported'] > 0
+    assert json.loads(ok('eval tagger --model model --data scenes/few.json --json'))['threshold_source'] == "the model's own"
+
+def test_a_dump_says_its_space_and_its_vae(home):
+    ok('latents encode scenes/images --vae model/vae --out dump.safetensors --format safetensors --dtype fp32 --image.base-resolution 48 --image.max-resolution 96 --image.bucket-step 8')
+    ok('tag --from-latents dump.safetensors --model model --out from_dump'); ok('tag scenes/images --model model --out from_pixels')
+    a, b = (read(f'{d}/classification_results.json') for d in ('from_dump', 'from_pixels'))
+    assert list(a) == list(b) and all({t['tag'] for t in a[k]['predicted_tags']} == {t['tag'] for t in b[k]['predicted_tags']} for k in a)
+    status, out, err = shell(*'tag --from-latents dump.safetensors --space model --model model'.split())
+    assert status == 2 and 'space raw' in err
+
 def test_records_without_labels_are_left_out_unless_asked_for(home):
     data = read('scenes/data.json')
     Path('scenes/some.json').write_text(json.dumps({k: ('' if i < 4 else v) for i, (k, v) in enumerate(data.items())}))

@@ -43,6 +43,7 @@ def measure_tagger(tagger:Tagger, table,
                    keep_unlabelled=False, # whether a record without labels counts as one that has none of the tags
                    strict=False,       # whether a picture that cannot be read is an error
                    max_bad=.05,        # share of such pictures, from 0 to 1, above which nothing is measured
+                   closed=True,        # whether the table's tags are all that were looked for in it; else tags it lacks are absent
                    )->MultiLabelMeter:
     "Collect a tagger's scores on the labelled records of a table."
     own = table if keep_unlabelled else table.where(labelled=True)
@@ -50,6 +51,9 @@ def measure_tagger(tagger:Tagger, table,
     known = np.array([t in table.vocab for t in tagger.vocab.names])
     if not known.any(): raise VaetagError(f'the data set and the model have no tag in common: {len(table.vocab)} and {len(known)} tags, such as '
                                           f'{table.vocab[0]!r} and {tagger.vocab[0]!r}')
+    if not closed: known[:] = True
+    if not known.all(): say(f'{int((~known).sum())} tags of the model are not in the list of the data and not measured: '
+                            f'{", ".join(np.array(tagger.vocab.names, object)[~known][:5])}')
     strange = [t for t in table.vocab.names if t not in tagger.vocab]
     if strange: say(f'{len(strange)} tags of the data are not in the model and not measured: {", ".join(strange[:5])}')
     own = own.with_vocab(tagger.vocab)
@@ -107,10 +111,10 @@ def evaluate_tagger(model,               # model folder
                     batch_size=8,
                     name='data',         # what the table is called in the files
                     out=None,            # folder for the evaluation files
-                    keep_unlabelled=False, strict=False, max_bad=.05, # see `measure_tagger`
+                    keep_unlabelled=False, strict=False, max_bad=.05, closed=True, # see `measure_tagger`
                     )->Report:
     "Measure a model folder on a table, and write what `Report.write` writes."
-    tagger, more = Tagger.load(model), dict(keep_unlabelled=keep_unlabelled, strict=strict, max_bad=max_bad)
+    tagger, more = Tagger.load(model), dict(keep_unlabelled=keep_unlabelled, strict=strict, max_bad=max_bad, closed=closed)
     if fit and thresholds != 'auto': raise UsageError('--fit-thresholds finds them; leave out --thresholds')
     m = measure_tagger(tagger, table, read_thresholds(thresholds, tagger.vocab), mode, batch_size, **more)
     if fit:
@@ -120,6 +124,7 @@ def evaluate_tagger(model,               # model folder
         adopt(model, th)
     rep = m.compute()
     if fit: rep.summary['threshold_source'] = f'{name} (insample)'
+    elif thresholds == 'auto': rep.summary['threshold_source'] = "the model's own" + (f', fitted on {s}' if (s := (tagger.model.thresholds or {}).get('split')) else '')
     if draws: bootstrap(rep, draws, seed)
     if out is not None:
         rep.write(out)

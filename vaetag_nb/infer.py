@@ -6,7 +6,7 @@
 __all__ = ['CPU_PIXELS', 'SPACES', 'Tagger', 'same_vae', 'flat_latents', 'bare_latents', 'caption', 'merge_caption']
 
 # %% ../nbs/08_infer.ipynb #afc58462
-import re, time
+import re, time, zipfile
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .bucketing import Preprocess
 from .captions import CaptionOptions, caption, merge_caption
 from .core.errors import UsageError, VaetagError, nearest
-from .core.io import atomic_file, open_tensors, read_json
+from .core.io import atomic_file, load_tensors, naming, read_json
 from .core.progress import say, track
 from .data.images import ImageError, load_image, to_float
 from .eval.thresholds import mcut
@@ -251,35 +251,54 @@ def flat_latents(path, shape)->dict: # name -> (C, h, w)
     if not got: raise VaetagError(f'{path}: holds no latents')
     return got
 
-def bare_latents(path, shape=None)->dict: # name -> (C, h, w)
-    "The latents in a safetensors file (of a tensor (B, C, h, w) each under `name/0`, `name/1`, ...) or a `latent_vectors.json`."
-    if Path(path).suffix == '.json': return flat_latents(path, shape)
+def _npz(path):
+    try:
+        with naming(path), np.load(path, allow_pickle=False) as f: return {k: torch.from_numpy(f[k]) for k in f.files}
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as e: raise VaetagError(f'{path}: not a whole npz file of numbers: {e}') from e
+
+def bare_latents(path, shape=None)->tuple: # {name: (C, h, w)}, what the file says of itself
+    "The latents in a safetensors or npz file (of a tensor (B, C, h, w) each under `name/0`, `name/1`, ...) or a `latent_vectors.json`."
+    if Path(path).suffix == '.json': return flat_latents(path, shape), {}
     if shape is not None: raise UsageError(f'{path}: says the shape of its latents itself; leave out --latent-shape')
+    found, about = (_npz(path), {}) if Path(path).suffix == '.npz' else load_tensors(path)
     out = {}
-    with open_tensors(path) as f:
-        for k in f.keys():
-            t = f.get_tensor(k)
-            if t.ndim not in (3, 4): raise VaetagError(f'{path}: {k} has shape {tuple(t.shape)}; a latent is (C, h, w) or (B, C, h, w)')
-            out |= {k: t} if t.ndim == 3 else {f'{k}/{i}': x for i, x in enumerate(t)}
+    for k, t in found.items():
+        if t.ndim not in (3, 4): raise VaetagError(f'{path}: {k} has shape {tuple(t.shape)}; a latent is (C, h, w) or (B, C, h, w)')
+        out |= {k: t} if t.ndim == 3 else {f'{k}/{i}': x for i, x in enumerate(t)}
     if not out: raise VaetagError(f'{path}: holds no latents')
-    return out
+    return out, about
+
+# %% ../nbs/08_infer.ipynb #46baa60e
+def _one_shape(shapes, batch_size):
+    "Numbers of latents in batches of one shape"
+    shapes = np.asarray(shapes)
+    order = np.lexsort((np.arange(len(shapes)), *shapes.T)) if len(shapes) else np.array([], int)
+    edge = np.flatnonzero((np.diff(shapes[order], axis=0) != 0).any(1)) + 1 if len(order) else ()
+    for group in np.split(order, edge):
+        yield from (group[k:k + batch_size] for k in range(0, len(group), batch_size))
+
+@patch
+def file_scores(self:Tagger, path, space=None, batch_size=64, shape=None)->dict: # name -> scores
+    "The scores of the latents in a file; what it says of its space and its VAE is heeded."
+    found, about = bare_latents(path, shape)
+    says = about.get('space')
+    if says is not None and space not in (None, says): raise UsageError(f'{path}: says that its latents are in space {says}; leave out --space {space}')
+    if isinstance(c := about.get('codec'), dict) and 'fingerprint' in c: same_vae(self.model.codec['fingerprint'], c['fingerprint'], path)
+    names, done = sorted(found), {}
+    for g in _one_shape([found[k].shape for k in names], batch_size):
+        done |= zip(g.tolist(), self.score_latents(self.to_model(torch.stack([found[names[i]] for i in g]), space or says)))
+    return {k: done[i] for i, k in enumerate(names)}
 
 @patch
 def stored_scores(self:Tagger, src, space=None, batch_size=64, shape=None):
     "`(name, scores)` of the latents in a store (mirrored variants left out) or in a file, see `bare_latents`, in path order."
-    if not isinstance(src, LatentStore) and not Path(src).is_dir():
-        for k, z in sorted(bare_latents(src, shape).items()): yield k, self.score_latents(self.to_model(z, space))[0]
-        return
+    if not isinstance(src, LatentStore) and not Path(src).is_dir(): yield from self.file_scores(src, space, batch_size, shape).items(); return
     store = src if isinstance(src, LatentStore) else LatentStore.open(src)
     same_vae(self.model.codec['fingerprint'], store.meta['vae']['fingerprint'], store.folder)
     rows = np.flatnonzero(~store.index['flip'].to_numpy(bool))
-    names, shapes, done = store.index['path'].to_numpy()[rows], store.shapes[rows], {}
-    order = np.lexsort((rows, *shapes.T))
-    edge = np.flatnonzero((np.diff(shapes[order], axis=0) != 0).any(1)) + 1
-    for group in np.split(order, edge) if len(order) else ():
-        for k in range(0, len(group), batch_size):
-            g = group[k:k + batch_size]
-            done |= dict(zip(g.tolist(), self.score_latents(self.to_model(store.read(rows[g]), 'raw'))))
+    names, done = store.index['path'].to_numpy()[rows], {}
+    for g in _one_shape(store.shapes[rows], batch_size):
+        done |= zip(g.tolist(), self.score_latents(self.to_model(store.read(rows[g]), 'raw')))
     for i in np.argsort(names.astype(str), kind='stable').tolist(): yield names[i], done[i]
 
 # %% ../nbs/08_infer.ipynb #35caae5f

@@ -273,7 +273,7 @@ class Report:
     def _heading(self):
         s = self.summary
         return [f'{s["n_samples"]} images', f'{s["n_classes_with_positives"]} of {s["n_classes"]} tags with positives',
-                f'threshold {s["settings"]["threshold"]} ({s["threshold_source"]})']
+                f'threshold {t if isinstance(t := s["settings"]["threshold"], str) else f"{t:.4g}"} ({s["threshold_source"]})']
 
     def write(self, folder):
         "Write `evaluation_results.csv`, `evaluation_results_overall.json`, `categories.csv`, `reliability.csv`."

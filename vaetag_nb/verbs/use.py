@@ -43,9 +43,9 @@ def tag(args):
         family: str|None = None               # of a head of VAE-Tagger: sd15, sdxl, sd3, flux ...; none: flux
         attention_heads: int|None = None      # of a head of VAE-Tagger: the file does not say; none: 8
         resolution: int|None = None           # of a head of VAE-Tagger: side of the pictures, pixels; none: 1024
-        from_latents: Path|None = None        # latent store, safetensors file of latents, or latent_vectors.json
+        from_latents: Path|None = None        # latent store, .safetensors or .npz file of latents, or latent_vectors.json
         latent_shape: str|None = None         # channels,height,width of the latents in a latent_vectors.json
-        space: Literal['raw', 'model', 'scale_shift']|None = None # of a bare latent file
+        space: Literal['raw', 'model', 'scale_shift']|None = None # of a latent file that does not say it
         vae: str|None = None                  # the VAE, where it is not where the model folder says
         out: Path|None = None                 # folder or file for the results; none: printed
         format: Literal['json', 'jsonl', 'csv', 'txt'] = 'json' # of --out; txt: a caption beside each picture
@@ -110,6 +110,7 @@ def _heat_maps(tagger, o, failed):
 @dataclass(kw_only=True)
 class EvalTagger(FromData):
     "Measure a tagger on a data set: a table of every tag, the summary, intervals; or fit its thresholds."
+    tags: Path|None = None          # tags CSV of what was looked for in the data; none: every tag of the model, absent where it is not named
     model: Path                     # model folder
     data: str                       # metadata JSON, folder, Parquet, CSV or JSONL
     split: Path|None = None         # split.parquet
@@ -132,7 +133,8 @@ class EvalTagger(FromData):
         if self.split is not None: t = split.apply(t, split.Split.read(self.split)).where(split=self.side)
         rep = evaluate_tagger(self.model, t, self.thresholds, self.fit_thresholds, self.objective, self.min_positives, self.mode, self.bootstrap,
                               self.seed, self.batch_size, self.side or Path(self.data).name, self.out,
-                              self.keep_unlabelled, self.strict, self.max_bad)
+                              self.keep_unlabelled, self.strict, self.max_bad,
+                              closed=self.tags is not None or Path(self.data).suffix == '.parquet')
         rows = rep.per_tag.sort_values('support', ascending=False, kind='stable')[['class_name', 'support', 'precision', 'recall', 'f1', 'ap', 'threshold']]
         return Outcome(rep.summary, f'{rows.head(20).round(3).to_string(index=False)}\n\n{rep}')
 
@@ -140,7 +142,7 @@ class EvalTagger(FromData):
 @verb('eval recon')
 @dataclass(kw_only=True)
 class EvalRecon(FromData):
-    "Measure a VAE on a set of pictures: PSNR, SSIM, LPIPS and rFID; --strict also refuses metrics whose weights are missing."
+    "Measure a VAE on a set of pictures: PSNR, SSIM, LPIPS and rFID; --strict also refuses metrics that cannot be computed."
     data: str                             # metadata JSON, folder, Parquet, CSV or JSONL
     vae: str = 'embedded'                 # folder or file of the VAE
     config: str|None = None               # settings over those found, JSON file
