@@ -65,6 +65,8 @@ def test_a_path_that_is_not_there_is_named(home, command, path):
 @pytest.mark.parametrize('command, says', [
     *[(f'data testset --source-json {IN} --output-dir o --test-ratio {r}', f'--test-ratio {float(r)}: must lie between 0 and 1') for r in ('0', '1', '-1', '2', 'nan')],
     ('data synth --output-dir o --num-images 0', '--num-images 0: at least 1'), (f'data split {IN} --val 0 --out o', '--no-val'), (f'data split {IN} --val 1 --out o', 'val 1 and test 0.1'),
+    (f'latents encode --data {IN} --vae a --codec.vae b --out o', '--vae a and --codec.vae b'), ('train decoder --optim.lr fast', "--optim.lr: 'fast' is not a number"), ('train decoder --optim.lrr 1', 'no such flag: --optim.lrr. Did you mean --optim.lr'),
+    ('train decoder --model.head pol', "--model.head: 'pol' is none of pool, query, timm, plain, attention. Did you mean 'pool'"), ('train decoder --epochs', '--epochs: needs a value'),
     (f'data stats {IN} --max-bad 2', 'max_bad 2.0'), (f'data stats {IN} --max-bad -1', 'max_bad -1.0'), ('data vocab', 'no source'), (f'data vocab {IN} --top 0', 'top 0'),
     (f'data vocab {IN} --categories hero', 'artist'), (f'latents encode --data {IN} --out o --image.base-resolution 1024 --image.max-resolution 512', 'image.max_resolution = 512 is not a whole number from 1024'),
     (f'latents encode --data {IN} --out o --image.bucket-step 0', 'image.bucket_step = 0'), (f'latents encode --data {IN} --out o --image.bucket-step 60', 'image.bucket_step = 60 is no multiple of 8, which the model needs: take 56 or 64'),

@@ -6,15 +6,18 @@
 __all__ = ['main']
 
 # %% ../nbs/12_cli.ipynb #7caa4a55
-import os, sys
+import os, signal, sys
 from .verbs import about, data, latents, migrate, publish, train, use
 from .verbs.base import run
 
 # %% ../nbs/12_cli.ipynb #e994d124
 def main():
     "The `vaetag` program."
+    told = []
+    def stop(number, frame): told.append(number); raise KeyboardInterrupt
+    signal.signal(signal.SIGTERM, stop)                 # a scheduler's request ends a verb as Ctrl-C does
     try: status = run(sys.argv[1:]); sys.stdout.flush()
-    except KeyboardInterrupt: print('vaetag: stopped', file=sys.stderr); status = 130
+    except KeyboardInterrupt: print('vaetag: stopped', file=sys.stderr); status = 128 + (told[0] if told else signal.SIGINT)
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); status = 0
     sys.exit(status)
 

@@ -28,9 +28,9 @@ def latents_encode(args):
     from vaetag_nb.trainers.settings import CodecConfig, ImageConfig
     @dataclass(kw_only=True)
     class Encode(FromData):
-        images: named(Path|None, 'IMAGES') = None  # picture or folder; or give --data
+        images: named(Path|None, '[IMAGES]') = None  # picture or folder; or give --data
         data: str|None = None                 # metadata JSON, folder, Parquet, CSV or JSONL
-        vae: str = 'embedded'                 # folder or file of the VAE
+        vae: str|None = None                  # folder or file of the VAE; none: embedded
         out: Path                             # store (folder), or file with --format
         format: Literal['store', 'safetensors', 'npz', 'json'] = 'store' # json: model space, for old consumers
         part: str = '0/1'                     # i/n: this process takes part i of n; no coordinator is needed
@@ -41,7 +41,8 @@ def latents_encode(args):
         image: ImageConfig = field(default_factory=ImageConfig)
         codec: CodecConfig = field(default_factory=CodecConfig)
     o = parse(Encode, args, 'latents encode')
-    o.codec.vae = o.codec.vae or o.vae
+    if o.vae and o.codec.vae and o.vae != o.codec.vae: raise UsageError(f'--vae {o.vae} and --codec.vae {o.codec.vae}: give one of them')
+    o.codec.vae, o.flip = o.codec.vae or o.vae or 'embedded', o.flip or o.image.flip
     return _encode(o, _part(o.part))
 
 def _encode(o, part):
@@ -59,9 +60,9 @@ def _encode(o, part):
     pre = o.image.preprocess(codec.multiple)
     if t is not None: lost = {r[0]: r[2] for r in t.report.rows.get('missing_images', ())}
     if t is not None and o.format == 'store':
-        rep = encode_table(t.ids, t.paths, codec, o.out, pre, o.dtype, o.codec.batch_size, part, o.flip, o.logvar, sizes=(t.width, t.height), max_bad=0 if o.strict else o.max_bad)
+        rep = encode_table(t.ids, t.paths, codec, o.out, pre, o.dtype, o.codec.batch_size, part, o.flip, o.logvar, sizes=(t.width, t.height))
     else:
-        rep = dump_latents(paths, codec, o.out, pre, o.format, o.space, o.dtype, o.codec.batch_size, max_bad=0 if o.strict else o.max_bad)
+        rep = dump_latents(paths, codec, o.out, pre, o.format, o.space, o.dtype, o.codec.batch_size)
     rep.failed = lost | rep.failed
     if o.strict and rep.failed: k, why = next(iter(rep.failed.items())); raise VaetagError(f'{k}: {why} (strict)')
     for k, why in list(rep.failed.items())[:5]: say(f'{k}: {why}')
@@ -118,7 +119,7 @@ class LatentsCheck:
 @dataclass(kw_only=True)
 class LatentsRecon:
     "A picture through the VAE and back: both pictures, their difference, the latent, and figures."
-    image: named(Path|None, 'IMAGE') = None # picture; none: a fixed synthetic one
+    image: named(Path|None, '[IMAGE]') = None # picture; none: a fixed synthetic one
     vae: str = 'embedded'                 # folder or file of the VAE
     config: str|None = None               # settings over those found, JSON file
     family: str|None = None               # sd15, sdxl, sd3, flux, tiny ...: where the file does not say the scale

@@ -35,7 +35,7 @@ def tag(args):
     from vaetag_nb.captions import CaptionOptions
     @dataclass(kw_only=True)
     class Tag:
-        images: named(Path|None, 'IMAGES') = None # picture or folder; or give --from-latents
+        images: named(Path|None, '[IMAGES]') = None # picture or folder; or give --from-latents
         model: Path|None = None               # model folder, such as best/ of a run; or a folder that VAE-Tagger wrote
         decoder: Path|None = None             # instead of --model: a head file of VAE-Tagger, with --vae and --tags
         tags: Path|None = None                # of a head of VAE-Tagger: its tags CSV
