@@ -79,7 +79,7 @@ def test_a_path_that_is_not_there_is_named(home, command, path):
     (f'eval tagger --model model --data {IN} --thresholds 1.5', '--thresholds 1.5'), (f'eval tagger --model model --data {IN} --side test', '--split and --side'), (f'eval tagger --model model --data {IN} --batch-size 0', 'batch_size 0'),
     (f'eval tagger --model model --data {IN} --bootstrap -1', '-1 draws'), (f'eval tagger --model model --data {IN} --fit-thresholds --thresholds .3', '--fit-thresholds'),
     ('nonsense', "no such verb: 'nonsense'"), ('data statz', "Did you mean 'data stats'"), (f'data split {IN} --metod random', '--method'), ('data stats', 'data stats --help'), (f'data testset --source-json {IN} --output-dir o --test-ratio x', '--test-ratio'),
-    ('data resolutions --json-path scenes --image.fit fill', "'crop', 'pad', 'squash'"), ('data resolutions --json-path scenes --batch-size 0', 'batch_size = 0')])
+    ('data resolutions --json-path scenes --image.fit fill', 'is none of crop, pad, squash'), ('data resolutions --json-path scenes --batch-size 0', 'batch_size = 0')])
 def test_wrong_arguments(home, command, says):
     fails(command, 2, says)
     assert not (home/'o').exists()
@@ -180,6 +180,10 @@ def test_malicious_pickles_execute_nothing(home, command):
 def test_json_reports_errors_too(home):
     status, out, err = shell('data', 'stats', 'lost.json', '--json')
     assert json.loads(out) == dict(error='lost.json: cannot read: No such file or directory', status=1) and status == 1
+
+def test_heads_that_do_not_go_with_the_vae_are_said_before_encoding(home):
+    fails(f'train decoder --data.metadata {IN} --codec.vae model/vae --model.head attention --model.attention-heads 3 --model.no-spatial --out early --image.no-bucketing --image.resolution 64', 2, 'model.attention_heads: 3', 'legal: 1, 2')
+    assert not Path('early/latents').exists()
 
 @pytest.mark.parametrize('command', ['data synth --num_images 2 --resolution 64 --output_dir {}', f'data testset --source_json {IN} --test_ratio .2 --output_dir {{}}',
                                      f'data validate --json_path {IN} --tags_csv_path scenes/tags.csv --output_dir {{}}', f'data resolutions --json_path {IN} --batch_size 2 --output_dir {{}}',
