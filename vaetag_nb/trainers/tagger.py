@@ -147,7 +147,7 @@ def check(cfg:DecoderConfig)->DecoderConfig:
     if not 0 <= cfg.latents.zoom < 1: raise UsageError(f'latents.zoom: {cfg.latents.zoom} is not in [0, 1)')
     for k in ('noise', 'mixup'):
         if getattr(cfg.latents, k) < 0: raise UsageError(f'latents.{k}: {getattr(cfg.latents, k)} is below 0')
-    if cfg.codec.sample != 'mode': raise UsageError('codec.sample: sample does not go with cached latents, which are the means; leave it out')
+    if cfg.codec.sample != 'mode' and not cfg.latents.logvar: raise UsageError('codec.sample: sample needs latents.logvar: true: a draw needs the log variances, the cache holds means')
     check_terms(cfg)
     o = cfg.optim
     lr, wd = RATES['muon' if o.kind == 'muon' else cfg.model.head]
@@ -286,7 +286,7 @@ def prepare(cfg:DecoderConfig, p:Processes)->Prepared:
         say(f'latents: {rep}')
     on_main(p, cache)
     sides, store = sides or read_sides(cfg.data, cfg.out, cfg.seed), LatentStore.open(store_folder(cfg))
-    train = LatentSource(store, sides['train'], cfg.seed, cfg.image.flip, cfg.latents.noise, cfg.latents.zoom)
+    train = LatentSource(store, sides['train'], cfg.seed, cfg.image.flip, cfg.latents.noise, cfg.latents.zoom, cfg.codec.sample == 'sample')
     sources = dict(train=train, **{k: LatentSource(store, t) for k, t in sides.items() if k != 'train'})
     counts = np.bincount(train.labels.indices[train.labels.data > 0], minlength=train.labels.shape[1])
     return Prepared(sides, sources, sides['train'].vocab.recount(counts), codec.spec(), pre.to_dict())

@@ -60,9 +60,9 @@ def _encode(o, part):
     pre = o.image.preprocess(codec.multiple)
     if t is not None: lost = {r[0]: r[2] for r in t.report.rows.get('missing_images', ())}
     if t is not None and o.format == 'store':
-        rep = encode_table(t.ids, t.paths, codec, o.out, pre, o.dtype, o.codec.batch_size, part, o.flip, o.logvar, sizes=(t.width, t.height))
+        rep = encode_table(t.ids, t.paths, codec, o.out, pre, o.dtype, o.codec.batch_size, part, o.flip, o.logvar, sizes=(t.width, t.height), max_bad=0 if o.strict else o.max_bad)
     else:
-        rep = dump_latents(paths, codec, o.out, pre, o.format, o.space, o.dtype, o.codec.batch_size)
+        rep = dump_latents(paths, codec, o.out, pre, o.format, o.space, o.dtype, o.codec.batch_size, max_bad=0 if o.strict else o.max_bad)
     rep.failed = lost | rep.failed
     if o.strict and rep.failed: k, why = next(iter(rep.failed.items())); raise VaetagError(f'{k}: {why} (strict)')
     for k, why in list(rep.failed.items())[:5]: say(f'{k}: {why}')

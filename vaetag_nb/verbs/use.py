@@ -142,7 +142,7 @@ class EvalTagger(FromData):
 @verb('eval recon')
 @dataclass(kw_only=True)
 class EvalRecon(FromData):
-    "Measure a VAE on a set of pictures: PSNR, SSIM, LPIPS and rFID; --strict also refuses metrics that cannot be computed."
+    "Measure a VAE on a set of pictures: PSNR, SSIM, LPIPS and rFID; --strict also refuses metrics whose weights are missing."
     data: str                             # metadata JSON, folder, Parquet, CSV or JSONL
     vae: str = 'embedded'                 # folder or file of the VAE
     config: str|None = None               # settings over those found, JSON file
