@@ -113,3 +113,21 @@ def test_nearest_latents():
     x = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
     x = np.concatenate([x, x + .01])
     assert all(nearest_rows(x, i, 1)[0] == (i + 50) % 100 for i in range(100))
+
+def test_evidence_over_the_picture(toy):
+    "The map changes with the tag and the picture, stays under the sliders, and an unknown tag is said."
+    table, tagger, scored = toy
+    d, (a, b) = Predictions(tagger, scored, side=48), tagger.vocab.names[:2]
+    assert d.heat_box.layout.display == 'none' and d.heat.value == b''
+    d.where.value = a
+    first = d.heat.value
+    assert d.heat_box.layout.display is None and first.startswith(b'\x89PNG')
+    assert ('shares of the logit' in d.found.value) == tagger.head.exact_evidence
+    d.scale.value = 2
+    assert d.heat.value == first
+    d.next.click()
+    assert d.heat.value != first
+    d.prev.click(); d.where.value = b
+    assert d.heat.value != first
+    d.where.value = '<b>'
+    assert d.heat.value == b'' and 'role="alert"' in d.found.value and '<b>' not in d.found.value.split('role="alert">')[1][:-4]

@@ -22,7 +22,7 @@ from .data.table import TagTable
 from .eval.tagging import tag_metrics
 from .infer import Tagger
 from .latents.store import LatentStore
-from .pictures import bar_axes, channel_sheet, tag_bars, thumbnail, to_image, to_png, worth_showing
+from .pictures import bar_axes, channel_sheet, heat, tag_bars, thumbnail, to_image, to_png, worth_showing
 from .sources import Picture, gather, measure
 
 # %% ../nbs/10_dashboards.ipynb #bf079fb2
@@ -134,15 +134,18 @@ class Predictions:
                             options=[t for t, c in zip(tagger.vocab.names, tagger.vocab.categories) if c != 9], layout=W.Layout(width='260px'))
         self.show = W.Dropdown(description='where it is', options=OUTCOMES if known else ('all', 'predicted'), value='all',
                                style=dict(description_width='auto'), layout=W.Layout(width='220px'))
+        self.where = _control(W.Combobox, 'show where in the picture this tag is found', description='evidence for', placeholder='a tag', live=False,
+                              options=self.tag.options, layout=W.Layout(width='260px'))
         self.rule = W.Dropdown(description='thresholds', options=[('as fitted, times', 'scale'), ('one for all tags', 'global')], value='scale',
                                style=dict(description_width='auto'), layout=W.Layout(width='260px'))
         self.scale = _control(W.FloatSlider, 'factor on every threshold', description='factor', min=.2, max=3, step=.05, value=1, layout=W.Layout(width='380px'))
         self.level = _control(W.FloatSlider, 'threshold of all tags', description='threshold', min=.01, max=.99, step=.01, value=.5, layout=W.Layout(width='380px'))
         self.note, self.counts, self.bars = W.HTML(), W.HTML(), W.HTML(layout=W.Layout(flex='1 1 auto', min_width='380px'))
-        self.image, self.recon, self.sheet = (W.Image(format='png', layout=W.Layout(object_fit='contain')) for _ in range(3))
+        self.image, self.recon, self.sheet, self.heat = (W.Image(format='png', layout=W.Layout(object_fit='contain')) for _ in range(4))
+        self.found = W.HTML()
         self.ui = self.lay_out()
         for w in (self.tag, self.show, self.rule, self.scale, self.level): w.observe(self.refilter, 'value')
-        self.position.observe(self.update, 'value')
+        for w in (self.position, self.where): w.observe(self.update, 'value')
         self.prev.on_click(lambda _: self.step(-1)); self.next.on_click(lambda _: self.step(1))
         self.refilter()
 
@@ -154,9 +157,10 @@ def lay_out(self:Predictions)->W.Widget:
     "Put the controls together; fits a notebook of 1100 pixels."
     titled = lambda title, w: W.VBox([W.HTML(f'<b>{title}</b>'), w], layout=W.Layout(margin='0 12px 8px 0'))
     line = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))
-    left = W.VBox([line(titled('as the tagger sees it', self.image), titled('reconstruction', self.recon)), titled('latent, channel by channel', self.sheet)],
+    self.heat_box = W.VBox([self.found, self.heat], layout=W.Layout(margin='0 12px 8px 0', display='none'))
+    left = W.VBox([line(titled('as the tagger sees it', self.image), titled('reconstruction', self.recon), self.heat_box), titled('latent, channel by channel', self.sheet)],
                   layout=W.Layout(flex='0 1 auto', max_width=f'{2*self.side + 60}px'))
-    return W.VBox([line(self.prev, self.next, self.position, self.tag, self.show), line(self.rule, self.scale, self.level), self.counts, self.note,
+    return W.VBox([line(self.prev, self.next, self.position, self.tag, self.show), line(self.rule, self.scale, self.level, self.where), self.counts, self.note,
                    W.HBox([left, self.bars], layout=W.Layout(flex_flow='row wrap', align_items='flex-start'))], layout=W.Layout(max_width='1080px'))
 
 @patch(as_prop=True)
@@ -200,7 +204,7 @@ def views(self:Predictions, i)->dict: # PNG bytes by name, and the shape of the 
             z = self.tagger.codec.encode(to_float(x.to(self.tagger.device)))
             y = self.tagger.codec.decode(z)
         big = lambda im: to_png(enlarged(to_image(im), self.side))
-        self.made[i] = dict(image=big(to_float(x[0])), recon=big(y), sheet=to_png(channel_sheet(z, 2*self.side, cols=min(z.shape[1], 8))), shape=tuple(z.shape[1:]))
+        self.made[i] = dict(x=x[0], z=z.cpu(), image=big(to_float(x[0])), recon=big(y), sheet=to_png(channel_sheet(z, 2*self.side, cols=min(z.shape[1], 8))), shape=tuple(z.shape[1:]))
         if len(self.made) > 64: del self.made[next(iter(self.made))]
     return self.made[i]
 
@@ -223,6 +227,7 @@ def update(self:Predictions, _=None):
     try: v = self.views(i)
     except VaetagError as e: self.note.value = f'<span class="vt-note" role="alert">{html.escape(str(e))}</span>'; return
     self.image.value, self.recon.value, self.sheet.value = v['image'], v['recon'], v['sheet']
+    self.show_evidence(v)
     k = worth_showing(s, t, truth, least=10, most=self.most)
     k = k[np.asarray(self.tagger.vocab.categories)[k] != 9]
     self.bars.value = tag_bars([self.tagger.vocab.names[j] for j in k], s[k], t[k], None if truth is None else truth[k])
@@ -244,13 +249,28 @@ def counts_html(self:Predictions, t)->str:
         out += f'<br>{html.escape(self.tag.value.strip())}: {tp} hits, {fp} false alarms, {fn} missed, F1 {tag_metrics(c.table)["f1"][k]:.3f}'
     return f'<span class="vt-counts">{out}</span>'
 
+# %% ../nbs/10_dashboards.ipynb #ada9b3a1
+@patch
+def show_evidence(self:Predictions, v):
+    "Lay the evidence for the tag of `where` over the picture; `v`: its `views`."
+    tag = self.where.value.strip()
+    self.heat_box.layout.display = None if tag else 'none'
+    if not tag: return
+    try: m = self.tagger.evidence(v['z'], [tag])[0, 0]
+    except VaetagError as e: self.found.value, self.heat.value = f'<b role="alert">{html.escape(str(e))}</b>', b''; return
+    self.heat.value = to_png(enlarged(heat(to_float(v['x']), m), self.side))
+    how = 'shares of the logit' if self.tagger.head.exact_evidence else 'a hint, not exact'
+    self.found.value = (f'<b class="vt-found">evidence for {html.escape(tag)}</b><br><small>red for, blue against; {how}; '
+                        f'{float(m.min()):+.2f} to {float(m.max()):+.2f}</small>')
+
 # %% ../nbs/10_dashboards.ipynb #b8e82f06
 def predictions_picture(scored:Scored,    # of `score_all`
                         rows=None,        # which pictures; the first six
                         cols=2,           # pictures beside each other
                         most=10,          # bars at most for each
                         thresholds=None,  # (K,); the model's own
-                        ):                # matplotlib figure
+                        evidence='',      # a tag: its evidence is laid over the pictures
+        ):                # matplotlib figure
     "Pictures with their bars as a figure."
     rows, t = list(range(min(6, len(scored))) if rows is None else rows), scored.thresholds if thresholds is None else thresholds
     lines = -(-len(rows)//cols)
@@ -259,7 +279,8 @@ def predictions_picture(scored:Scored,    # of `score_all`
     for ax in axes.flat: ax.axis('off')
     for n, i in enumerate(rows):
         pic, bars = axes[n//cols, n%cols*2:][:2]
-        pic.imshow(thumbnail(load_image(scored.pictures[i].source), 240))
+        source = scored.pictures[i].source
+        pic.imshow(thumbnail(scored.tagger.heat_maps(source, [evidence])[evidence] if evidence else load_image(source), 240))
         s, truth = scored.scores[i], scored.row_truth(i)
         k = worth_showing(s, t, truth, least=5, most=most)
         k = k[np.asarray(scored.tagger.vocab.categories)[k] != 9]
