@@ -1,11 +1,12 @@
 "What all tests share: where the real data lies, and hypothesis without deadlines on a busy machine"
-import os
+import os, signal
 from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile('house', deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 settings.load_profile('house')
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)   # so starts a background job
 
 ROOT = Path(__file__).resolve().parents[1]
 
