@@ -1,8 +1,9 @@
 "Floor 0 on random and on hostile input: configuration, atomic files, trees"
-import dataclasses as dc, math, os, signal, subprocess, sys, textwrap
+import dataclasses as dc, math, os, resource, signal
 from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
+from forked import ended, forked, killed
 from vaetag_nb.core import config, io
 from vaetag_nb.core.errors import VaetagError
 from vaetag_nb.core.rng import fold
@@ -99,41 +100,27 @@ def test_torn_tensors_are_named(tmp_path, cut):
     with pytest.raises(VaetagError, match='not a whole safetensors file'): io.load_tree(tmp_path/'t')
 
 # --- atomic writes ---------------------------------------------------------------------------------------------------
-FULL = '''
-    import resource, signal, sys
-    from pathlib import Path
-    import torch
-    from vaetag_nb.core import io
-    from vaetag_nb.core.errors import VaetagError
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)                  # a write past the limit fails as on a full disk
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-    out = Path(sys.argv[1])
-    for f in (lambda: io.save_tensors(out/'t.safetensors', dict(a=torch.zeros(1_000_000))), lambda: io.write_json(out/'j.json', 'x'*1_000_000)):
-        try: f(); print('written?')
-        except VaetagError as e: print(e)
-'''
-
 def test_full_disk_leaves_the_old_file(tmp_path):
     io.save_tensors(tmp_path/'t.safetensors', dict(a=torch.ones(3))); io.write_json(tmp_path/'j.json', [1])
-    r = subprocess.run([sys.executable, '-c', textwrap.dedent(FULL), tmp_path], capture_output=True, text=True)
-    assert r.stdout.count('cannot write: File too large') == 2 and 'written?' not in r.stdout, r.stdout + r.stderr
+    def full():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)                  # a write past the limit fails as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        for f in (lambda: io.save_tensors(tmp_path/'t.safetensors', dict(a=torch.zeros(1_000_000))), lambda: io.write_json(tmp_path/'j.json', 'x'*1_000_000)):
+            with pytest.raises(VaetagError, match='cannot write: File too large'): f()
+    assert ended(forked(full)) == 0
     assert torch.equal(io.load_tensors(tmp_path/'t.safetensors')[0]['a'], torch.ones(3)) and io.read_json(tmp_path/'j.json') == [1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ['j.json', 't.safetensors']
 
-KILL = '''
-    import sys
-    from pathlib import Path
-    from vaetag_nb.core import io
-    for i in range(1, 10_000):
-        with io.atomic_dir(Path(sys.argv[1])/'d') as d:
-            for n in 'ab': (d/n).write_text(f'{i:08d}'*2000)
-        print(i, flush=True)
-'''
-
 def test_kill_never_shows_half_a_folder(tmp_path):
-    p = subprocess.Popen([sys.executable, '-c', textwrap.dedent(KILL), tmp_path], stdout=subprocess.PIPE, text=True)
-    for _ in range(20): p.stdout.readline()
-    p.send_signal(signal.SIGKILL); p.wait()
+    here, there = os.pipe()
+    def write():
+        for i in range(1, 10_000):
+            with io.atomic_dir(tmp_path/'d') as d:
+                for n in 'ab': (d/n).write_text(f'{i:08d}'*2000)
+            os.write(there, b'.')
+    p = forked(write); os.close(there)
+    for _ in range(20): assert os.read(here, 1) == b'.'
+    killed(p); os.close(here)
     d = tmp_path/'d'
     if d.exists(): assert len({(d/n).read_text() for n in 'ab'}) == 1
     else: assert next(tmp_path.glob('.d.*.old')).is_dir()   # killed between the two renames: the old folder is whole

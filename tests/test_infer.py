@@ -1,9 +1,10 @@
 """`Tagger`, its folder runs and captions: what crosses notebooks, hostile input, kills, and properties."""
-import errno, os, signal, subprocess, sys
+import errno, os, time
 from pathlib import Path
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
+from forked import forked, killed
 from toy_tagger import TINY, toy_tagger
 from vaetag_nb.captions import CaptionOptions, canonical, caption, caption_tags, merge_caption
 from vaetag_nb.core.errors import UsageError, VaetagError
@@ -145,20 +146,19 @@ def test_kill_and_go_on(toy, tmp_path, format, cache):
     d, table, _, tagger = toy
     images, name = Path(table.paths[0]).parent, 'predictions.jsonl'
     tagger.tag_folder(images, tmp_path/'whole', format=format, batch_size=2)
-    code = f'''
-import time
-from vaetag_nb.infer import Tagger
-t = Tagger.load({str(d/'model')!r}, device='cpu')
-real, n = t.score_images, [0]
-def slow(x):
-    n[0] += 1
-    if n[0] == 5: print('now', flush=True); time.sleep(60)
-    return real(x)
-t.score_images = slow
-t.tag_folder({str(images)!r}, {str(tmp_path/'out')!r}, format={format!r}, batch_size=2)'''
-    p = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, env=dict(os.environ, VAETAG_QUIET='1'))
-    assert p.stdout.readline() == b'now\n'
-    p.send_signal(signal.SIGKILL); p.wait(); p.stdout.close()
+    here, there = os.pipe()
+    def tag():
+        t = Tagger.load(d/'model', device='cpu')
+        real, n = t.score_images, [0]
+        def slow(x):
+            n[0] += 1
+            if n[0] == 5: os.write(there, b'now'); time.sleep(60)
+            return real(x)
+        t.score_images = slow
+        t.tag_folder(images, tmp_path/'out', format=format, batch_size=2)
+    p = forked(tag); os.close(there)
+    assert os.read(here, 3) == b'now'
+    killed(p); os.close(here)
     if format == 'jsonl': assert 0 < len(read_jsonl(tmp_path/'out'/name)) < len(table)
     report = tagger.tag_folder(images, tmp_path/'out', format=format, batch_size=2)
     assert report.reused >= 4 and report.tagged == len(table) - report.reused

@@ -1,11 +1,12 @@
 "The latent cache under interruption, change, many processes and damage"
-import json, os, shutil, signal, subprocess, sys, textwrap, threading, time
+import json, os, resource, shutil, signal, threading, time
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
+from forked import ended, forked, killed
 from vaetag_nb.bucketing import Preprocess
 from vaetag_nb.core.errors import UsageError, VaetagError
 from vaetag_nb.core.io import read_json, read_parquet
@@ -113,30 +114,22 @@ def test_nothing_to_encode(tmp_path):
     assert (r.encoded, r.reused, r.failed) == (0, 0, {}) and len(LatentStore(tmp_path/'s')) == 0 and LatentStore(tmp_path/'s').check() == []
 
 # --- interruption ----------------------------------------------------------------------------------------------------
-KILLED = '''
-    import sys; sys.path.insert(0, sys.argv[1])
-    import test_latents_store as t
-    from pathlib import Path
-    codec = t.toy(); codec.vae.nap = .05
-    t.run(Path(sys.argv[2]), Path(sys.argv[3]), codec, batch_size=2, shard_mib=.002)
-'''
-
 def whole_samples(folder):
     n = 0
     for p in Path(folder).glob('shard-*.safetensors'): n += len(read_header(p)[0])
     return n
 
 def test_kill_9_costs_only_the_unfinished_shard(pics, tmp_path):
-    p = subprocess.Popen([sys.executable, '-c', textwrap.dedent(KILLED), Path(__file__).parent, pics, tmp_path/'s'], env=os.environ | dict(VAETAG_QUIET='1'))
-    end = time.monotonic() + 120
+    slow = toy(); slow.vae.nap = .05
+    p, end = forked(lambda: run(pics, tmp_path/'s', slow, batch_size=2, shard_mib=.002) and 0), time.monotonic() + 120
     while len([*(tmp_path/'s').glob('shard-*')]) < 3:
-        assert p.poll() is None and time.monotonic() < end, 'the encoding ended before it could be killed'
+        assert os.waitpid(p, os.WNOHANG)[0] == 0 and time.monotonic() < end, 'the encoding ended before it could be killed'
         time.sleep(.01)
-    p.send_signal(signal.SIGKILL); p.wait()
+    killed(p)
     done = whole_samples(tmp_path/'s')
     assert 0 < done < 40 and not (tmp_path/'s'/'index.parquet').exists()
     assert len(LatentStore(tmp_path/'s')) == done
-    (tmp_path/'s'/f'.shard-0000-00077.safetensors.{p.pid}.aa.tmp').write_bytes(b'half a shard')
+    (tmp_path/'s'/f'.shard-0000-00077.safetensors.{p}.aa.tmp').write_bytes(b'half a shard')
     codec = toy(); r = run(pics, tmp_path/'s', codec)
     assert (r.encoded, r.reused, codec.vae.seen) == (40 - done, done, 40 - done)
     run(pics, tmp_path/'whole')
@@ -154,19 +147,14 @@ def test_an_error_keeps_what_was_done(pics, tmp_path, error):
     done = whole_samples(tmp_path/'s'); assert done >= 20
     assert run(pics, tmp_path/'s').encoded == 40 - done
 
-FULL = '''
-    import resource, signal, sys; sys.path.insert(0, sys.argv[1])
-    import test_latents_store as t
-    from pathlib import Path
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
-    try: t.run(Path(sys.argv[2]), Path(sys.argv[3]), shard_mib=.02)
-    except t.VaetagError as e: print(e); sys.exit(e.exit_code)
-'''
-
-@pytest.mark.skipif(os.name == 'nt', reason='needs RLIMIT_FSIZE')
 def test_full_disk_is_one_line_and_leaves_nothing_half_written(pics, tmp_path):
-    r = subprocess.run([sys.executable, '-c', textwrap.dedent(FULL), Path(__file__).parent, pics, tmp_path/'s'], capture_output=True, text=True, env=os.environ | dict(VAETAG_QUIET='1'))
-    assert r.returncode == 1 and 'shard-0000-00000.safetensors: cannot write: File too large' in r.stdout and r.stdout.count('\n') == 1, r.stdout + r.stderr
+    def full():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+        try: run(pics, tmp_path/'s', shard_mib=.02)
+        except VaetagError as e: (tmp_path/'said').write_text(str(e)); return e.exit_code
+    assert ended(forked(full)) == 1
+    said = (tmp_path/'said').read_text()
+    assert 'shard-0000-00000.safetensors: cannot write: File too large' in said and '\n' not in said
     assert [p.name for p in (tmp_path/'s').iterdir()] == ['meta.json']
     assert run(pics, tmp_path/'s').encoded == 40
 

@@ -1,0 +1,21 @@
+"A process forked from this one, with all that it has imported: what a test kills, limits or stops."
+import os, signal, time, traceback
+
+def forked(fn):
+    "Fork a process that calls `fn()`; its number. It ends with what `fn` returns, after an error with 99."
+    pid = os.fork()
+    if pid: return pid
+    code = 99
+    try: code = fn() or 0
+    except BaseException: os.write(2, traceback.format_exc().encode())
+    finally: os._exit(code)
+
+def ended(pid, timeout=120):
+    "The exit status of a process, a signal as a negative number"
+    late = time.monotonic() + timeout
+    while not (done := os.waitpid(pid, os.WNOHANG))[0]:
+        if time.monotonic() > late: os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0); raise AssertionError(f'process {pid} hangs')
+        time.sleep(.005)
+    return os.waitstatus_to_exitcode(done[1])
+
+def killed(pid): os.kill(pid, signal.SIGKILL); assert ended(pid) == -signal.SIGKILL
