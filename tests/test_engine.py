@@ -2,7 +2,10 @@
 import json, os, random, signal, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
+from accelerate import PartialState
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from engine_toys import free_port, processes, result, train
+from forked import ended, forked
 from vaetag_nb.core.io import load_tensors, read_jsonl
 from vaetag_nb.trainers.checkpoint import RunFolder
 
@@ -102,17 +105,31 @@ def test_other_number_of_processes_goes_on(tmp_path):
     assert 'processes was 2, now 1; the run goes on, but not bit by bit' in (tmp_path/'log').read_text()
     assert [l['step'] for l in read_jsonl(out/'log.jsonl') if l['kind'] == 'epoch'] == [4, 8, 12, 16]
 
-def torchrun(*args, **kw):
-    env = dict(os.environ, OMP_NUM_THREADS='1', VAETAG_QUIET='1')
-    return subprocess.Popen([sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2', '--master-port', free_port(), str(HERE/'engine_toys.py'), *map(str, args)], env=env, **kw)
+def torchrun(out, kw, kill=None):
+    "The `torchrun` program in a process of its own; its number"
+    args = ['--nproc-per-node', '2', '--master-port', free_port(), str(HERE/'engine_toys.py'), 'tagger', str(out), json.dumps(kw), *([json.dumps(kill)] if kill else [])]
+    return subprocess.Popen([sys.executable, '-m', 'torch.distributed.run', *args], env=dict(os.environ, OMP_NUM_THREADS='1', VAETAG_QUIET='1'), stderr=subprocess.DEVNULL).pid
 
-def test_torchrun_killed_stopped_and_resumed(tmp_path):
+def agent(out, kw, kill=None):
+    "What `torchrun` does with a function instead of a program: torch's agent in a process of its own, its workers forked; its number"
+    def launch():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        config = LaunchConfig(1, 1, 2, rdzv_backend='static', rdzv_endpoint=f'127.0.0.1:{free_port()}', rdzv_configs=dict(rank=0), start_method='fork', max_restarts=0)
+        elastic_launch(config, worker)('tagger', str(out), kw, kill)
+    return forked(launch)
+
+def worker(kind, out, kw, kill):
+    PartialState._reset_state()
+    train(kind, out, kill=kill, **kw)
+
+@pytest.mark.parametrize('launch', [agent, pytest.param(torchrun, marks=pytest.mark.slow)])
+def test_torchrun_killed_stopped_and_resumed(tmp_path, launch):
     out, slow = tmp_path/'run', dict(epochs=8, task=dict(pause=.01))
-    assert torchrun('tagger', out, json.dumps(slow), json.dumps(dict(where='loss', step=4, rank=1)), stderr=subprocess.DEVNULL).wait(300) != 0
+    assert ended(launch(out, slow, dict(where='loss', step=4, rank=1)), 300) > 0
     assert RunFolder(out).latest().state['step'] == 3
-    p = torchrun('tagger', out, json.dumps(slow), stderr=subprocess.DEVNULL)
-    while max((l['step'] for l in read_jsonl(out/'log.jsonl')), default=0) < 6 and p.poll() is None: time.sleep(.01)
-    p.terminate(); assert p.wait(300) != 0
+    p = launch(out, slow)
+    while max((l['step'] for l in read_jsonl(out/'log.jsonl')), default=0) < 6 and os.waitid(os.P_PID, p, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None: time.sleep(.01)
+    os.kill(p, signal.SIGTERM); assert ended(p, 300) > 0
     at = RunFolder(out).latest().state['step']
     assert f'stopped by SIGTERM after step {at}' in (out/'console.log').read_text() and not (out/'lock').exists() and 6 <= at < 16
     assert processes(lambda: train('tagger', out, epochs=8), 2) == [0, 0]
