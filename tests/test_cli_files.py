@@ -2,7 +2,7 @@
 import csv, json, os, shutil
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 from toy_tagger import toy_tagger
 from vaetag_nb.bucketing import Preprocess
@@ -75,6 +75,7 @@ def test_resolutions(home):
 
 pre = st.sampled_from([Preprocess(base=48, max=96, step=16), Preprocess(base=32, max=64, step=32, fit='squash'), *(Preprocess(bucketing=False, resolution=48, fit=f) for f in ('crop', 'pad', 'squash'))])
 
+@settings(max_examples=25)
 @given(pre, st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=40), st.randoms())
 def test_what_becomes_of_each_picture(pre, sizes, random):
     w, h = np.array(sizes).T

@@ -3,7 +3,7 @@ import signal
 import numpy as np, pytest, torch
 from vaetag_nb.core.config import load
 from vaetag_nb.core.errors import UsageError, VaetagError
-from vaetag_nb.core.io import load_tensors, read_json, read_jsonl
+from vaetag_nb.core.io import load_tensors, read_json, read_jsonl, write_json
 from vaetag_nb.data.synth import make_scenes
 from vaetag_nb.latents.codec import Codec
 from vaetag_nb.trainers.drift import Drift
@@ -20,6 +20,17 @@ def scenes(tmp_path_factory):
     out = tmp_path_factory.mktemp('scenes')
     make_scenes(out, 24, seed=11, resolution=64)
     return out/'data.json'
+
+@pytest.fixture(scope='module')
+def few(scenes):
+    "Half of the scenes, for what needs no more: 3 batches an epoch"
+    write_json(scenes.parent/'few.json', dict(list(read_json(scenes).items())[:12]))
+    return scenes.parent/'few.json'
+
+@pytest.fixture(scope='module')
+def started(scenes, tmp_path_factory):
+    "A VAE that has begun to learn"
+    return train_vae(config(scenes, tmp_path_factory.mktemp('started')/'run', epochs=1)).best/'vae'
 
 def config(scenes, out, **more):
     base = dict(data=dict(metadata=str(scenes), val=.25), codec=dict(init='random', config=LAYOUT), optim=dict(kind='muon', lr=4e-3),
@@ -51,8 +62,8 @@ def test_latents_of_a_fresh_vae_have_unit_scale(scenes, tmp_path):
     assert float(z.std()) == pytest.approx(1, abs=.02) and abs(float(z.mean())) < .02
 
 @pytest.mark.parametrize('train,moves', [('decoder', ('decoder', 'post_quant_conv')), ('encoder', ('encoder', 'quant_conv'))])
-def test_only_the_chosen_half_moves(scenes, tmp_path, train, moves):
-    vae = train_vae(config(scenes, tmp_path/'start', epochs=1)).best/'vae'
+def test_only_the_chosen_half_moves(scenes, started, tmp_path, train, moves):
+    vae = started
     before = load_tensors(vae/'diffusion_pytorch_model.safetensors')[0]
     run = train_vae(config(scenes, tmp_path/train, epochs=1, codec=dict(vae=str(vae), init=None, config=None), vae=dict(train=train)))
     after = {f'{f.stem[4:]}.{k}': v for f in sorted((run.out/'checkpoints').iterdir())[-1].glob('vae.*.safetensors') for k, v in load_tensors(f)[0].items()}
@@ -64,7 +75,7 @@ def test_only_the_chosen_half_moves(scenes, tmp_path, train, moves):
     assert drift is None if train == 'decoder' else drift > 0
 
 def test_the_weight_of_kl_moves_the_kl(scenes, tmp_path):
-    kl = {w: train_vae(config(scenes, tmp_path/str(w), epochs=2, loss=dict(kl=dict(weight=w)))).metrics['val/kl'] for w in (0, 1e-2, 1.)}
+    kl = {w: train_vae(config(scenes, tmp_path/str(w), epochs=1, loss=dict(kl=dict(weight=w)))).metrics['val/kl'] for w in (0, 1e-2, 1.)}
     assert kl[0] > kl[1e-2] > 3*kl[1.]
 
 def test_the_decoder_sees_draws_in_training_and_the_mean_in_evaluation(scenes, tmp_path):
@@ -96,17 +107,18 @@ def test_batches_are_functions_of_epoch_and_picture(scenes, tmp_path):
     assert not torch.equal(whole, src.get(2, np.array([5, 2, 9]))['pixels'])
     assert whole.shape == (3, 3, 32, 32) and whole.dtype == torch.uint8
 
-def test_a_stopped_run_ends_as_one_that_was_not(scenes, tmp_path, monkeypatch):
-    whole = train_vae(config(scenes, tmp_path/'whole', epochs=2))
-    real, n = VaeTask.loss_vae, []
+@pytest.mark.parametrize('more', [{}, dict(loss=dict(recon=dict(adv=.01, adv_start=.2)))], ids=['alone', 'with a critic'])
+def test_a_stopped_run_ends_as_one_that_was_not(few, tmp_path, monkeypatch, more):
+    run = lambda name: train_vae(config(few, tmp_path/name, epochs=2, **more))
+    whole, real, n = run('whole'), VaeTask.loss_vae, []
     def stop(self, *a):
         n.append(1)
-        if len(n) == 5: signal.raise_signal(signal.SIGTERM)
+        if len(n) == 4: signal.raise_signal(signal.SIGTERM)                # after the first of 3 batches of the second epoch
         return real(self, *a)
     monkeypatch.setattr(VaeTask, 'loss_vae', stop)
-    with pytest.raises(VaetagError, match='stopped by SIGTERM'): train_vae(config(scenes, tmp_path/'cut', epochs=2))
+    with pytest.raises(VaetagError, match='stopped by SIGTERM after step 4'): run('cut')
     monkeypatch.setattr(VaeTask, 'loss_vae', real)
-    cut = train_vae(config(scenes, tmp_path/'cut', epochs=2))
+    cut = run('cut')
     for k, v in weights(whole).items(): assert torch.equal(v, weights(cut)[k]), k
     assert cut.metrics == whole.metrics
 
@@ -175,30 +187,17 @@ def test_a_critic_learns_beside_the_vae_and_is_not_kept_with_it(scenes, tmp_path
 def test_terms_that_contradict_each_other(scenes, tmp_path, change, text):
     with pytest.raises(UsageError, match=text): train_vae(config(scenes, tmp_path/'run', **change))
 
-def test_a_stopped_run_with_a_critic_ends_as_one_that_was_not(scenes, tmp_path, monkeypatch):
-    more = dict(epochs=2, loss=dict(recon=dict(adv=.01, adv_start=.2)))
-    whole, real, n = train_vae(config(scenes, tmp_path/'whole', **more)), VaeTask.loss_vae, []
-    def stop(self, *a):
-        n.append(1)
-        if len(n) == 5: signal.raise_signal(signal.SIGTERM)
-        return real(self, *a)
-    monkeypatch.setattr(VaeTask, 'loss_vae', stop)
-    with pytest.raises(VaetagError, match='stopped by SIGTERM'): train_vae(config(scenes, tmp_path/'cut', **more))
-    monkeypatch.setattr(VaeTask, 'loss_vae', real)
-    cut = train_vae(config(scenes, tmp_path/'cut', **more))
-    assert cut.metrics == whole.metrics and all(torch.equal(v, weights(cut)[k]) for k, v in weights(whole).items())
-
 @pytest.mark.parametrize('net,file', [('alex', 'alexnet-owt-7be5be79.pth'), ('squeeze', 'squeezenet1_1-b8a52dc0.pth')])
-def test_the_perceptual_term_needs_its_network_and_pulls_on_the_vae(scenes, tmp_path, monkeypatch, net, file):
+def test_the_perceptual_term_needs_its_network_and_pulls_on_the_vae(few, tmp_path, monkeypatch, net, file):
     import torchvision
     for where in ('VAETAG_WEIGHTS', 'TORCH_HOME'): monkeypatch.setenv(where, str(tmp_path/where))
     perceptual = lambda weight, **more: dict(loss=dict(recon=dict(perceptual=weight, perceptual_net=net, **more)))
-    with pytest.raises(VaetagError, match=f'loss.recon.perceptual: .*{file}.*loss.recon.perceptual_weights'): train_vae(config(scenes, tmp_path/'none', epochs=1, **perceptual(.5)))
+    with pytest.raises(VaetagError, match=f'loss.recon.perceptual: .*{file}.*loss.recon.perceptual_weights'): train_vae(config(few, tmp_path/'none', epochs=1, **perceptual(.5)))
     (tmp_path/'VAETAG_WEIGHTS').mkdir()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         torch.save({k: v for k, v in dict(alex=torchvision.models.alexnet, squeeze=torchvision.models.squeezenet1_1)[net](weights=None).state_dict().items() if k.startswith('features')}, tmp_path/'VAETAG_WEIGHTS'/file)
-    runs = {p: train_vae(config(scenes, tmp_path/f'run{p}', epochs=1, **perceptual(p))) for p in (0., 5.)}
+    runs = {p: train_vae(config(few, tmp_path/f'run{p}', epochs=1, **perceptual(p))) for p in (0., 5.)}
     steps = [l for l in read_jsonl(tmp_path/'run5.0/log.jsonl') if 'perceptual' in l and 'recon' in l]
     assert steps and all(l['perceptual'] > 0 for l in steps)
     a, b = map(weights, runs.values())
