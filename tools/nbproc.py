@@ -3,4 +3,5 @@
 import sys
 from nbdev.serve import proc_nbs
 
-if __name__ == '__main__': proc_nbs(sys.argv[1] if len(sys.argv) > 1 else '', force=True)
+# one process: importing what the notebooks import takes longer than the work
+if __name__ == '__main__': proc_nbs(sys.argv[1] if len(sys.argv) > 1 else '', n_workers=0, force=True)

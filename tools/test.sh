@@ -10,4 +10,5 @@ TMPDIR=$(mktemp -d); export TMPDIR; trap 'rm -rf "$TMPDIR"' EXIT   # what notebo
 log=$TMPDIR/notebooks.log
 "$BIN/nbdev_test" --n_workers "$(( cores < 4 ? cores : 4 ))" --do_print --timing 2>&1 | tee "$log"
 grep -q '^Success' "$log" || { echo "notebook tests failed"; exit 1; }   # a path that matches nothing exits 0
-"$BIN/python" -m pytest -m 'not slow' -n "$(( cores < 4 ? cores : 4 ))" tests
+# worksteal: a file's tests run in one process as long as both have work, so that a module's fixtures are made once
+"$BIN/python" -m pytest -m 'not slow' -n "$(( cores < 4 ? cores : 4 ))" --dist worksteal --durations=15 --durations-min=2 tests
