@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # The test command: every notebook as its own test, then tests/. BIN is the virtual environment's bin folder.
+# EXPORTED=yes says that the modules are those of the notebooks already, and that others may be reading them now.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${BIN:=.venv/bin}"
 export OMP_NUM_THREADS=1
 cores=$(nproc 2>/dev/null || sysctl -n hw.ncpu)
-"$BIN/nbdev_export"
+[ "${EXPORTED:-}" = yes ] || "$BIN/nbdev_export"
 TMPDIR=$(mktemp -d); export TMPDIR; trap 'rm -rf "$TMPDIR"' EXIT   # what notebooks and tests write goes with it
 log=$TMPDIR/notebooks.log
 "$BIN/nbdev_test" --n_workers "$(( cores < 4 ? cores : 4 ))" --do_print --timing 2>&1 | tee "$log"
