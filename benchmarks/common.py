@@ -45,10 +45,10 @@ class Bench:
         "Note a result; `more` holds the figures behind it"
         self.results.append(dict(name=name, ratio=round(ratio, 2), **more))
 
-    def duel(self, name, ours, peer, items=1, unit='item', target=None, peer_name='peer', clock='cpu', repeats=None)->float:
-        "Time both, print `name: ratio x (ours .., peer ..)` and return the ratio."
+    def duel(self, name, ours, peer, items=1, unit='item', target=None, peer_name='peer', clock='cpu', repeats=None, scale=1)->float:
+        "Time both, print `name: ratio x (ours .., peer ..)` and return the ratio; the peer does one in `scale` of the items."
         t = best_of(dict(ours=ours, peer=peer), repeats or self.repeats, clock)
-        o, p = t['ours']/items, t['peer']/items
+        o, p = t['ours']/items, t['peer']*scale/items
         goal = '' if target is None else f', promised {target:g}x' + ('' if p/o >= target else ' MISSED')
         self.say(f'{name}: {p/o:.1f}x (ours {si(o)}, {peer_name} {si(p)} per {unit}, {clock} time{goal})')
         self.add(name, p/o, ours=o, peer=p, peer_name=peer_name, unit=unit, clock=clock, target=target)

@@ -1,0 +1,24 @@
+"Each benchmark runs at a small size, its assertions of equal results included; what it measures is not looked at."
+import json, os, subprocess, sys
+from pathlib import Path
+import pytest
+
+pytestmark = pytest.mark.slow
+HERE = Path(__file__).parents[1]/'benchmarks'
+SMALL = dict(
+    bucketing=dict(pictures=2000), decode=dict(pictures=8), encoding=dict(pictures=2), metrics={'images': 2000, 'tags': 10, 'grid-images': 500},
+    mining=dict(images=2000, tags=200, loop=50), split={'images': 2000, 'tags': 100, 'large': 5000, 'large-tags': 200},
+    store=dict(samples=130), tagging=dict(pictures=3, heavy=1))
+
+def test_every_script_is_tried():
+    assert {p.stem for p in HERE.glob('*.py')} == {*SMALL, 'common', 'real_images', 'ablation', 'end_to_end'}  # these train for long
+
+@pytest.mark.parametrize('name', SMALL)
+def test_runs(name):
+    if name == 'split': pytest.importorskip('iterstrat')
+    flags = [x for k, v in SMALL[name].items() for x in (f'--{k}', str(v))]
+    env = os.environ | dict(OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(HERE.parent), os.environ.get('PYTHONPATH', '')]))
+    out = subprocess.run([sys.executable, HERE/f'{name}.py', '--repeats', '1', '--json', *flags], env=env, capture_output=True, text=True, timeout=600)
+    assert out.returncode == 0, out.stderr
+    got = json.loads(out.stdout)
+    assert got and all(r['ratio'] > 0 and r['name'] for r in got)
