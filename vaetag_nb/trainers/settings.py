@@ -8,7 +8,7 @@ __all__ = ['LONG_NAMES', 'ImageConfig', 'DataConfig', 'CodecConfig', 'OptimConfi
 
 # %% ../../nbs/06_trainers/45_settings.ipynb #7aab3c19
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from ..core.errors import UsageError
@@ -30,8 +30,8 @@ class ImageConfig:
     max_area: int|None = None       # buckets: largest width times height; none: `max_resolution` squared
     resolution: int = 1024          # without buckets: side of the square, pixels
     fit: Literal['crop', 'pad', 'squash'] = 'crop'  # how another ratio is met
-    crop: Literal['center', 'random', 'top', 'bottom'] = 'center'  # which part is kept
-    flip: bool = False              # mirrored variants, too; wrong where tags say left or right
+    crop: Literal['center', 'random', 'top', 'bottom'] = 'center'  # which part is kept; random: drawn once for stored latents, else anew in each epoch
+    flip: bool = False              # half of the pictures mirrored in each epoch; wrong where tags say left or right
 
     def preprocess(self, multiple=1)->Preprocess: # multiple: pixels of the codec's latent cell, see `Preprocess.check`
         "The `Preprocess` of these settings; pictures are squashed bilinearly, as VAE-Tagger did."
@@ -43,6 +43,10 @@ class ImageConfig:
         except UsageError as e:
             name, rest = re.match('([a-z_]+)(.*)', str(e), re.S).groups()
             raise UsageError(f'image.{LONG_NAMES.get(name, name)}{rest}') from None
+
+    def plain(self):
+        "The same without what is random, for validation."
+        return replace(self, flip=False, crop='center' if self.crop == 'random' else self.crop)
 
 # %% ../../nbs/06_trainers/45_settings.ipynb #eb6d5040
 @dataclass

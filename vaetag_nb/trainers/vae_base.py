@@ -21,7 +21,7 @@ from ..latents.codec import Codec, draw_posterior
 from ..latents.loading import DTYPES
 from ..semantic import features
 from .drift import Drift, channel_stats, fitting_convention, grid
-from .loss_settings import Partners, term_of_all
+from .loss_settings import Partners, term_of_all, term_of_triplets
 from .pixels import Pictures
 from .plan import bucketed
 from .task import Task
@@ -108,9 +108,7 @@ def recon_terms(self:VaeBase, batch, x, mean, logvar, ctx)->tuple: # loss, what 
 def semantic_term(self:VaeBase, e, batch, s)->tuple: # loss, figures
     "The semantic term of features (B + partners, D) in the slice `s`."
     if 'triplets' not in batch: loss, logs = term_of_all(self.semantic, s, e, batch['y'])
-    else:
-        (a, p, n), y = batch['triplets'].T, batch['y']
-        loss, logs = term_of_all(self.semantic, s, e[a], y[a], (e[p], y[p], e[n], y[n], torch.ones(len(a), device=e.device)), len(a)/len(batch['index']))
+    else: loss, logs = term_of_triplets(self.semantic, s, e, batch['y'], batch['triplets'], len(batch['index']))
     return loss, dict(semantic=loss, **logs)
 
 @patch

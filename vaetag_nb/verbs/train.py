@@ -11,7 +11,7 @@ from .base import Outcome, aligned, configured, verb
 # %% ../../nbs/11_verbs/30_train.ipynb #e003ed54
 @verb('train decoder')
 def train_decoder(args):
-    "Train a latent tagger's decoder on cached latents: [run.yaml ...] [--key value ...]."
+    "Train a latent tagger's decoder on the latents of a frozen VAE: [run.yaml ...] [--key value ...]."
     from vaetag_nb.evaluate import results_table
     from vaetag_nb.trainers import tagger
     run = tagger.train_decoder(configured(tagger.DecoderConfig, args, 'train decoder'))
