@@ -32,8 +32,8 @@ def demo_config(scenes, # folder that `make_scenes` wrote
     s = Path(scenes)
     return load(DecoderConfig, dict(out=str(out), epochs=epochs, seed=seed, batch_size=32, ema=.99, log_every=20,
         data=dict(metadata=str(s/'data.json'), tags=str(s/'tags.csv'), val=.1, test=.1),
-        image=dict(base_resolution=96, max_resolution=160, bucket_step=16), codec=dict(vae='embedded'),
-        model=dict(d=128, depth=3, heads=4, drop_path=0., skip=4, stem=1, stem_width=48), optim=dict(kind='muon', lr=3e-3),
+        image=dict(base_resolution=96, max_resolution=160, bucket_step=16), codec=dict(vae='embedded', batch_size=16),
+        model=dict(d=128, depth=2, heads=4, drop_path=0., skip=4, stem=1, stem_width=48), optim=dict(kind='muon', lr=3e-3),
         eval=dict(every=2, min_positives=40)), more)
 
 # %% ../nbs/10b_demo.ipynb #1bbdd53d
