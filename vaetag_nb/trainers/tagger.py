@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRUNK', 'SETTINGS', 'RATES', 'DecoderLoss', 'HeadConfig', 'LatentsConfig', 'DecoderOptim', 'DecoderEval',
            'DecoderConfig', 'check_terms', 'check', 'mixed', 'weight_groups', 'DecoderTask', 'Prepared', 'store_folder',
-           'prepare', 'finish', 'train_decoder']
+           'wanted', 'prepare', 'readable', 'finish', 'train_decoder']
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #25725007
 import dataclasses as dc
@@ -26,9 +26,10 @@ from ..models.pool import local_features
 from ..models.timm_head import named_in
 from ..models.latent_tagger import SIZES, build_head, init_from, load_model, save_model, set_prior
 from .cached import LatentSource, encode_sides, read_sides, same_shape
+from .fresh import FreshPictures, encoded, warn_of_sides
 from .engine import Trainer
 from .baselines import pooled
-from .loss_settings import ClassificationConfig, LossMode, SemanticConfig, WithPartners, term_of_all
+from .loss_settings import ClassificationConfig, LossMode, Partners, SemanticConfig, WithPartners, term_of_all, term_of_triplets
 from .judge import fit_probe, judge, quick_figures
 from .optim import Muon, schedule
 from .processes import Processes, on_main
@@ -97,12 +98,13 @@ class HeadConfig:
 # %% ../../nbs/06_trainers/50_tagger.ipynb #ae364d0a
 @dataclass
 class LatentsConfig:
-    "The cache of latents."
+    "The latents, and where they are kept."
     store: str|None = None                  # folder; none: `latents` in the run folder. Share one between runs on the same pictures
+    cache: bool = True                      # learn from stored latents; off: encode every batch anew, with `image.crop: random`, `image.flip` and `zoom` on the pictures
     dtype: Literal['fp16', 'bf16', 'fp32'] = 'fp16' # of the stored numbers
     logvar: bool = False                    # keep the posterior's log variance, too
     noise: float = 0.                       # training: largest standard deviation of noise added, model space
-    zoom: float = 0.                        # training: largest share of a side cut off at random, in [0, 1)
+    zoom: float = 0.                        # training: largest share of a side cut off at random, in [0, 1); of latents, without cache of pictures
     mixup: float = 0.                       # training: pictures and labels mixed in pairs, share drawn from Beta(mixup, mixup); 0: none
 
 @dataclass
@@ -147,7 +149,7 @@ def check(cfg:DecoderConfig)->DecoderConfig:
     if not 0 <= cfg.latents.zoom < 1: raise UsageError(f'latents.zoom: {cfg.latents.zoom} is not in [0, 1)')
     for k in ('noise', 'mixup'):
         if getattr(cfg.latents, k) < 0: raise UsageError(f'latents.{k}: {getattr(cfg.latents, k)} is below 0')
-    if cfg.codec.sample != 'mode' and not cfg.latents.logvar: raise UsageError('codec.sample: sample needs latents.logvar: true: a draw needs the log variances, the cache holds means')
+    if cfg.codec.sample != 'mode' and cfg.latents.cache and not cfg.latents.logvar: raise UsageError('codec.sample: sample needs latents.logvar: true (or latents.cache: false): a draw needs the log variances, the cache holds means')
     check_terms(cfg)
     o = cfg.optim
     lr, wd = RATES['muon' if o.kind == 'muon' else cfg.model.head]
@@ -187,15 +189,17 @@ def weight_groups(net, weight_decay:float, muon=False)->list:
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #300f9e83
 class DecoderTask(Task):
-    "A head on cached latents."
+    "A head on the latents of a frozen VAE."
     select, goal, averaged = 'val/mAP', 'max', ['head']
     def __init__(self, cfg:DecoderConfig,
-                 source, val,       # `LatentSource` to learn from, and to validate on
+                 source, val,       # `LatentSource` (or, with `encoder`, `FreshPictures`) to learn from, and `LatentSource` to validate on
                  vocab,             # `Vocab` with the counts of the training records
                  codec:dict,        # `Codec.spec`
-                 preprocess:dict):  # `Preprocess.to_dict`
+                 preprocess:dict,   # `Preprocess.to_dict`
+                 encoder=None,      # `Codec` that encodes the batches of `source`
+                 still=None):       # `LatentSource` of the pictures of `source` as they are, for the probe to start from; none: `source`
         super().__init__()
-        self.cfg, self.source, self.val, self.vocab, self.codec, self.preprocess = cfg, source, val, vocab, codec, preprocess
+        self.cfg, self.source, self.val, self.vocab, self.codec, self.preprocess, self.encoder = cfg, source, val, vocab, codec, preprocess, encoder
         self.plan, self.val_plan = same_shape(source, cfg.batch_size, cfg.seed), same_shape(val, cfg.eval.batch_size)
         channels = codec['latent_channels']
         with seeded(cfg.seed, 'init'): self.head = build_head(cfg.model.spec(channels, len(vocab)), 'model')
@@ -205,9 +209,10 @@ class DecoderTask(Task):
         self.loss = ClassificationLoss(**cfg.loss.classification.arguments(cfg.loss.mode), counts=vocab.counts, num_samples=len(source))
         self.base, s = cfg.loss.base(), cfg.loss.semantic
         self.learned, self.semantic = LearnedWeights(self.base) if cfg.loss.learned() else None, s.term() if s.kind in self.base else None
-        if cfg.model.probe_start: self.start_from_probe()
+        if cfg.model.probe_start: self.start_from_probe(still or source)
         if self.semantic and s.mined(cfg.batch_size) == 'plan':
-            self.source = WithPartners(source, np.unique(source.store.shapes[source.rows], axis=0, return_inverse=True)[1].reshape(-1), cfg.seed)
+            if encoder: source.mine = Partners(source.labels, source.groups, cfg.seed)
+            else: self.source = WithPartners(source, source.groups, cfg.seed)
 
     def start(self, model):
         "Take trunk and rows of a trained model."
@@ -238,24 +243,28 @@ class DecoderTask(Task):
 @patch
 def loss_head(self:DecoderTask, batch, ctx):
     "Loss of a batch."
+    l = self.cfg.latents
+    if self.encoder: batch = encoded(batch, self.encoder, self.cfg.seed, ctx.slice.epoch, self.cfg.codec.sample == 'sample', l.noise, self.cfg.codec.batch_size)
     z, y = batch['z'], batch['y']
-    if self.cfg.latents.mixup: z, y = mixed(z, y, self.cfg.latents.mixup, ctx.fold('mixup'))
+    n = len(batch['index'] if self.encoder else z)      # its own pictures; partners may stand behind them
+    if l.mixup: z, y = mixed(z, y, l.mixup, ctx.fold('mixup'))
     if self.semantic is None: return combined({k: self.loss(self.head(z), y) for k in self.base}, self.base)
     more = [batch['z_p'], batch['z_n']] if 'z_p' in batch else []
     e, *others = self.head.embed(torch.cat([z, *more])).split(len(z))
-    terms, kind = {k: self.loss(self.head.out(e), y) for k in self.base if k != self.cfg.loss.semantic.kind}, self.cfg.loss.semantic.kind
+    terms, kind = {k: self.loss(self.head.out(e[:n]), y[:n]) for k in self.base if k != self.cfg.loss.semantic.kind}, self.cfg.loss.semantic.kind
     planned = (others[0], batch['y_p'], others[1], batch['y_n'], batch['valid']) if more else None
-    terms[kind], figures = term_of_all(self.semantic, ctx.slice, e, y, planned)
+    if 'triplets' in batch: terms[kind], figures = term_of_triplets(self.semantic, ctx.slice, e, y, batch['triplets'], n)
+    else: terms[kind], figures = term_of_all(self.semantic, ctx.slice, e, y, planned)
     total, shown = combined(terms, self.base, self.learned)
     return total, shown | figures
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #234ade7e
 @patch
 @torch.no_grad()
-def start_from_probe(self:DecoderTask):
+def start_from_probe(self:DecoderTask, source): # `LatentSource` of the training pictures
     "Make the head say what a linear probe on its grid says; training then adds what that lacks."
     head, grid = self.head, self.cfg.model.skip
-    with torch.enable_grad(): p = fit_probe(self.source, self.val, lambda z: pooled(local_features(z), grid), self.cfg.seed)
+    with torch.enable_grad(): p = fit_probe(source, self.val, lambda z: pooled(local_features(z), grid), self.cfg.seed)
     w = (p.weight/p.std[:, None]).T
     head.out.weight.copy_(torch.cat([torch.zeros(len(w), head.args['d']), w], 1))
     head.out.bias.copy_(p.bias - w @ p.mean)
@@ -267,29 +276,43 @@ class Prepared:
     "What a run works on."
     sides: dict             # {side: TagTable}
     sources: dict           # {side: LatentSource}
+    learn: object           # what is learned from: `sources['train']`, or `FreshPictures`
     vocab: object           # `Vocab`, counted on the training side
     codec: dict             # `Codec.spec`
     preprocess: dict        # `Preprocess.to_dict`
+    encoder: object = None  # frozen `Codec` of `FreshPictures`
 
 def store_folder(cfg)->Path: return Path(cfg.latents.store or Path(cfg.out)/'latents')
 
+def wanted(cfg:DecoderConfig, sides:dict)->dict:
+    "The sides whose latents are kept: all; without cache the training side only for a probe on it."
+    return sides if cfg.latents.cache or cfg.eval.baselines or cfg.model.probe_start else {k: t for k, t in sides.items() if k != 'train'}
+
 def prepare(cfg:DecoderConfig, p:Processes)->Prepared:
-    "Read the records, bring the cache up to date on the first process, and open it on all."
-    codec, sides = cfg.codec.load(p.device), {}
-    pre = cfg.image.preprocess(codec.multiple)
+    "Read the records, bring the store up to date on the first process, and open it on all."
+    codec, sides, l = cfg.codec.load(p.device), {}, cfg.latents
+    image = cfg.image if l.cache else cfg.image.plain()
+    pre = image.preprocess(codec.multiple)
     if cfg.model.head != 'timm':                    # a head that does not go with the VAE is said before anything is encoded
         with torch.device('meta'): build_head(cfg.model.spec(codec.channels, 1), 'model')
     def cache():
         sides.update(read_sides(cfg.data, cfg.out, cfg.seed))
-        rep = encode_sides(sides, codec, store_folder(cfg), pre, cfg.image.flip, cfg.data.max_bad, dtype=cfg.latents.dtype,
-                           logvar=cfg.latents.logvar, batch_size=cfg.codec.batch_size)
+        if cfg.image.flip: warn_of_sides(sides['train'].vocab)
+        rep = encode_sides(wanted(cfg, sides), codec, store_folder(cfg), pre, image.flip, cfg.data.max_bad, dtype=l.dtype, logvar=l.logvar, batch_size=cfg.codec.batch_size)
         say(f'latents: {rep}')
     on_main(p, cache)
     sides, store = sides or read_sides(cfg.data, cfg.out, cfg.seed), LatentStore.open(store_folder(cfg))
-    train = LatentSource(store, sides['train'], cfg.seed, cfg.image.flip, cfg.latents.noise, cfg.latents.zoom, cfg.codec.sample == 'sample')
-    sources = dict(train=train, **{k: LatentSource(store, t) for k, t in sides.items() if k != 'train'})
-    counts = np.bincount(train.labels.indices[train.labels.data > 0], minlength=train.labels.shape[1])
-    return Prepared(sides, sources, sides['train'].vocab.recount(counts), codec.spec(), pre.to_dict())
+    sources = {k: LatentSource(store, t) for k, t in wanted(cfg, sides).items() if k != 'train' or not l.cache}
+    if l.cache: learn = sources['train'] = LatentSource(store, sides['train'], cfg.seed, image.flip, l.noise, l.zoom, cfg.codec.sample == 'sample')
+    else: learn = FreshPictures(readable(sides['train'], sources.get('train')), cfg.image, cfg.seed, l.zoom)
+    counts = np.bincount(learn.labels.indices[learn.labels.data > 0], minlength=learn.labels.shape[1])
+    return Prepared(sides, sources, learn, sides['train'].vocab.recount(counts), codec.spec(), pre.to_dict(), None if l.cache else codec)
+
+def readable(table, source): # `source`: a `LatentSource` of it, or `None`
+    "The records whose pictures were encoded; all, if none has been tried."
+    if source is None: return table
+    known = set(source.ids)
+    return table.select([k for k, i in enumerate(table.ids) if i in known])
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #ea54757e
 def finish(cfg:DecoderConfig, run:Prepared, device)->dict:
@@ -308,7 +331,7 @@ def train_decoder(cfg:DecoderConfig)->RunResult:
     cfg, out = check(cfg), Path(cfg.out)
     p = Processes(cfg.device)
     run = prepare(cfg, p)
-    task = DecoderTask(cfg, run.sources['train'], run.sources['val'], run.vocab, run.codec, run.preprocess)
+    task = DecoderTask(cfg, run.learn, run.sources['val'], run.vocab, run.codec, run.preprocess, run.encoder, run.sources.get('train'))
     say(str(cfg.loss))
     trainer = Trainer(task, out, eval_first=cfg.model.probe_start, gradient_checkpointing=cfg.model.gradient_checkpointing, **cfg.trainer())
     trainer.fit()
