@@ -308,6 +308,12 @@ def _report(draw, side):
 # %% ../../nbs/01_data/30_split.ipynb #a1fb2f62
 def _settings(s): return dict(method=s.method, val=s.val, test=s.test, seed=s.seed, group_by=s.group_by)
 
+def _others(split, asked):
+    "The settings of a split that are other than asked, and what is asked: two texts, or nothing"
+    one = lambda k, v: f'{k} {",".join((v,) if isinstance(v, str) else v) or "nothing" if k == "group_by" else v}'
+    pairs = [(one(k, v), one(k, asked[k])) for k, v in _settings(split).items() if k in asked]
+    return [*map(', '.join, zip(*((a, b) for a, b in pairs if a != b)))]
+
 def _kept(new, old):
     "`new` with the records of `old` that are not in it, as groups of their own"
     gone = np.flatnonzero(pd.Index(new.ids).get_indexer(pd.Index(old.ids)) < 0)
@@ -319,17 +325,19 @@ def _kept(new, old):
 def ensure(path,              # the split file
            table,             # records
            extend:bool=False, # whether to place records that the file does not know
-           **settings,        # of `make`, for a file that does not exist yet
+           strict:bool=False, # whether other settings than the file's are an error, not a notice
+           **settings,        # of `make`, for a file that does not exist yet; `None`: the default, or what the file says
            )->Split:
     "The split in the file `path`, drawn and written first if there is none."
+    settings = {k: v for k, v in settings.items() if v is not None}
     if not os.path.exists(path):
         split = make(table, **settings)
         split.write(path)
         return split
     split = Split.read(path)
-    if isinstance(by := settings.get('group_by'), (str, list)): settings['group_by'] = (by,) if isinstance(by, str) else tuple(by)
-    other = [f'{k}={settings[k]}' for k, v in _settings(split).items() if settings.get(k) is not None and settings[k] != v]
-    if other: say(f'{path}: an existing split is used as it is, although other settings are asked for: {", ".join(other)}')
+    if other := _others(split, settings):
+        if strict: raise UsageError(f'{path}: drawn with {other[0]}, and {other[1]} is asked for; leave that out to use it as it is, or name another file')
+        say(f'{path}: drawn with {other[0]}; it is used as it is, although {other[1]} is asked for')
     if extend and (pd.Index(split.ids).get_indexer(pd.Index(list(table.ids), dtype=object)) < 0).any():
         split = _kept(make(table, extend=split, no_val=True, **_settings(split)), split)
         split.write(path)

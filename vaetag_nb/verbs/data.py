@@ -51,25 +51,22 @@ class DataTestset:
 @verb('data split')
 @dataclass(kw_only=True)
 class DataSplit(FromData):
-    "Divide the records into train, val and test without leaks; the split is written once and reused."
+    "Divide the records into train, val and test without leaks; the split is written once, and reused if nothing else is asked for."
     data: named(str, 'DATA')                   # metadata JSON, folder, Parquet, CSV or JSONL
-    method: Literal['stratified', 'random', 'hash', 'modulo', 'column'] = 'stratified' # how sides are drawn
-    val: float = 0.1                          # share of the validation side
-    test: float = 0.1                         # share of the test side
+    method: Literal['stratified', 'random', 'hash', 'modulo', 'column']|None = None # how sides are drawn; none: stratified
+    val: float|None = None                    # share of the validation side; none: 0.1
+    test: float|None = None                   # share of the test side; none: 0.1
     no_val: Annotated[bool, FlagCreatePairsOff] = False # whether `--val 0` is meant
     group_by: tuple[str, ...]|None = None     # what keeps records together: sha256 (content), group, column:NAME; none: content, and the table's groups
-    seed: int = 0                             # of the draw
+    seed: int|None = None                     # of the draw; none: 0
     extend: bool = False                      # keep the sides of an existing split and assign only new records
-    out: Path = Path('split.parquet')         # file to write, or to reuse
+    out: Path = Path('split.parquet')         # file to write; one that is there is used as it is, and other settings than its own are an error
     def __call__(self):
         from vaetag_nb.data import split
         table, old = self.read(self.data), split.Split.read(self.out) if self.out.exists() else None
-        if old is not None and not self.extend: split.apply(table, s := old)
-        else:
-            s = split.make(table, self.method, self.val, self.test, self.seed, self.group_by, self.no_val, extend=old)
-            s.write(self.out)
-        sizes = {k: int((s.side == k).sum()) for k in ('train', 'val', 'test')}
-        done = 'reused' if s is old else 'extended' if old is not None else 'written'
+        s = split.ensure(self.out, table, self.extend, strict=True, method=self.method, val=self.val, test=self.test, seed=self.seed, group_by=self.group_by, no_val=self.no_val)
+        split.apply(table, s)
+        sizes, done = s.sizes, 'written' if old is None else 'reused' if len(s) == len(old) else 'extended'
         return Outcome(dict(sizes=sizes, fingerprint=s.fingerprint, quality=s.quality, out=str(self.out), done=done),
                        f"{self.out}: {', '.join(f'{n} {k}' for k, n in sizes.items())} ({done})")
 
