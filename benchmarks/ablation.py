@@ -1,10 +1,10 @@
-"""Which loss and which head: every loss with every head on shop photos, three seeds; and `pool` beside `attention` on scenes
+"""Which loss and which head: losses with one head and heads with one loss on shop photos, three seeds; and `pool` beside `attention` on scenes
 
-    python benchmarks/ablation.py [--parts photos scenes] [--seeds 0 1 2] [--out runs/ablation] [--results benchmarks/results/ablation.json]
+    python benchmarks/ablation.py [--parts photos] [--all] [--seeds 0 1 2] [--out runs/ablation] [--results benchmarks/results/ablation.json]
 
 photos: 1500 of the photos in VAETAG_SHARED (default ../shared/data), latents of TAEF2, in float32. Each seed draws its own split (70 % to
 learn, 10 % to validate, 20 % to test) and its own weights; within a seed every cell has the same split, the same batches and the
-same number of steps, so cells are compared in pairs. scenes: drawn by `data.synth`, latents of the embedded VAE, the package's own
+same number of steps, so cells are compared in pairs. The cells are those of FIRST; `--all` does every loss with every head. scenes, not done unless named: drawn by `data.synth`, latents of the embedded VAE, the package's own
 rates. All trunks are AdamW at one rate, 2e-3; `plain` and `attention` have their default, 1e-3. The weights that are kept and the thresholds are chosen on validation; every figure is of the test side. The file of results
 is written after each cell, and a cell that is in it is not done again; another recipe starts anew.
 """
@@ -30,6 +30,7 @@ CASES = dict(
 PHOTOS = dict(number=1500, least=30, epochs=20, batch_size=32, ema=.95, optim=dict(lr=2e-3), eval=dict(every=5, batch_size=256, baselines=False), log_every=50, save_every=10,
               device='cpu', precision='no', codec=dict(family='taef2', dtype='fp32', batch_size=32), image=dict(base_resolution=72, max_resolution=96, bucket_step=24))
 SCENES = dict(number=400, epochs=10, batch_size=16, ema=.95, eval=dict(every=2, batch_size=256, baselines=False), log_every=50, save_every=10, device='cpu', precision='no')
+FIRST = [f'{l}/pool' for l in ('bce', 'standard', 'triplet', 'asl')] + [f'bce/{h}' for h in ('pool_skip', 'plain', 'query', 'timm', 'pool_stem')]
 FIGURES = 'mAP', 'f1_micro', 'f1_macro'
 PARTS = dict(photos=PHOTOS, scenes=SCENES)
 
@@ -49,11 +50,11 @@ def prepared(part, out):
     if not (out/'photos.parquet').exists(): photos(out)
     return dict(data=dict(metadata=str(out/'photos.parquet')), codec=dict(vae=str(SHARED/'weights'/'taef2')), latents=dict(store=str(out/'photos-latents')))
 
-def cells(part):
-    "(key, settings) of every cell but its seed; photos: what shares loss or head with the default first"
+def cells(part, every=False):
+    "(key, settings) of the cells but their seed; photos: those of FIRST, or every one, first what shares loss or head with the default"
     if part == 'scenes': return [('pool', dict(model=dict(size='tiny'))), ('attention', dict(model=dict(head='attention', attention_heads=4)))]
     at = {c: (i*j > 0, i+j) for i, l in enumerate(CASES['losses']) for j, h in enumerate(CASES['heads']) for c in [(l, h)]}
-    return [(f'{l}/{h}', dict(loss=CASES['losses'][l], **CASES['heads'][h])) for l, h in sorted(at, key=at.get)]
+    return [(f'{l}/{h}', dict(loss=CASES['losses'][l], **CASES['heads'][h])) for l, h in sorted(at, key=at.get) if every or f'{l}/{h}' in FIRST]
 
 def run(part, settings, seed, out):
     "Train and test one cell; its figures on the test side"
@@ -67,7 +68,8 @@ def run(part, settings, seed, out):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--parts', nargs='+', choices=list(PARTS), default=list(PARTS))
+    p.add_argument('--parts', nargs='+', choices=list(PARTS), default=['photos'])
+    p.add_argument('--all', action='store_true', help='photos: every loss with every head, hours')
     p.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     p.add_argument('--out', type=Path, default=Path('runs/ablation'), help='latents and unfinished runs')
     p.add_argument('--results', type=Path, help='file of results; none: OUT/ablation.json')
@@ -81,7 +83,7 @@ def main():
         done = dict(recipe=recipe, test={})
         for f in a.out.glob('run-*'): shutil.rmtree(f)      # unfinished runs of another recipe
     for part in a.parts:
-        for key, settings in cells(part):
+        for key, settings in cells(part, a.all):
             for s in a.seeds:
                 at = done['test'].setdefault(part, {}).setdefault(key, {})
                 if str(s) in at: continue
