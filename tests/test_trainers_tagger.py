@@ -89,6 +89,17 @@ def test_a_head_that_starts_from_a_probe_says_what_the_probe_says(home, tmp_path
     z = run.sources['val'].get(0, next(iter(task.val_plan(0))))['z']
     with torch.no_grad(): assert torch.allclose(task.head.eval()(z).sigmoid(), probe(of(z)), atol=1e-4)
 
+def test_a_probe_joins_the_trained_head_and_does_no_harm_on_validation(home, tmp_path, capsys):
+    store = dict(store=str(tmp_path/'store'))
+    alone = train_decoder(config(home, tmp_path/'alone', latents=store, epochs=2))
+    r = train_decoder(config(home, tmp_path/'run', latents=store, epochs=2, model=dict(d=16, depth=1, heads=2, probe_join=2)))
+    assert 'model.probe_join: share' in ''.join(capsys.readouterr())
+    assert load_model(r.best).head.args['skip'] == 2 and load_model(alone.best).head.args['skip'] == 0
+    assert r.metrics['val']['decoder']['mAP'] >= read_json(tmp_path/'run'/'best.json')['value'] - 1e-6
+    (tmp_path/'run'/'results.json').unlink()                                    # cut off after the model was written: it does not join twice
+    again = train_decoder(config(home, tmp_path/'run', latents=store, epochs=2, model=dict(d=16, depth=1, heads=2, probe_join=2)))
+    assert again.metrics == r.metrics
+
 def test_the_vae_stays_and_a_second_run_encodes_nothing(home, tmp_path, monkeypatch):
     vae = {p.name: p.read_bytes() for p in (home/'vae').iterdir()}
     cfg = dict(latents=dict(store=str(tmp_path/'store')), epochs=1)
@@ -187,7 +198,7 @@ def test_two_processes_report_what_one_does(home, tmp_path):
     (dict(loss=dict(semantic=dict(weight=1., mining='batch'))), 'loss.semantic.mining: batch needs batch_size of 8'),
     (dict(loss=dict(mode='research', semantic=dict(on='pooled'))), 'loss.semantic.on: pooled'),
     (dict(loss=dict(mode='research'), latents=dict(mixup=.4)), 'latents.mixup: 0.4 does not go with loss.semantic.mining: plan'),
-    (dict(codec=dict(sample='sample')), 'codec.sample'), (dict(model=dict(probe_start=True)), 'model.probe_start'), (dict(latents=dict(zoom=1)), 'latents.zoom')])
+    (dict(codec=dict(sample='sample')), 'codec.sample'), (dict(model=dict(probe_start=True)), 'model.probe_start'), (dict(model=dict(skip=2, probe_join=2)), 'model.probe_join: 2'), (dict(latents=dict(zoom=1)), 'latents.zoom')])
 def test_wrong_settings_are_usage_errors(home, tmp_path, change, text):
     with pytest.raises(UsageError) as e: train_decoder(config(home, tmp_path/'run', **change))
     assert text in str(e.value) and len(str(e.value).splitlines()) == 1

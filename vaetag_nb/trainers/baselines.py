@@ -32,6 +32,11 @@ class Probe:
     mean: torch.Tensor      # of the training features, (D,)
     std: torch.Tensor
     l2: float               # strength of the regularisation
+    def linear(self):   # (C, D), (C,)
+        "Weight and bias of the same function of features as they are."
+        w = (self.weight/self.std[:, None]).T
+        return w, self.bias - w @ self.mean
+
     def __call__(self, x)->torch.Tensor: # probabilities (B, C)
         "Probabilities for features (B, D)."
         return ((x-self.mean)/self.std @ self.weight + self.bias).sigmoid()

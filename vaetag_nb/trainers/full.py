@@ -77,7 +77,8 @@ def check_full(cfg:FullConfig)->tuple: # `cfg` with the rates filled in, {term: 
     (lr, wd), vae_lr = HEAD_RATES['muon' if o.kind == 'muon' else cfg.model.head], VAE_LR if o.vae_lr is None else o.vae_lr
     optim = dc.replace(o, lr=lr if o.lr is None else o.lr, vae_lr=vae_lr, weight_decay=wd if o.weight_decay is None else o.weight_decay)
     if cfg.codec.init and train != 'all': raise UsageError(f'vae.train: {train} would leave random weights as they are (codec.init: random); train all')
-    if cfg.model.probe_start: raise UsageError('model.probe_start: is for train decoder; start from its model folder with model.init')
+    for k in ('probe_start', 'probe_join'):
+        if getattr(cfg.model, k): raise UsageError(f'model.{k}: is for train decoder; start from its model folder with model.init')
     ClassificationLoss(**cfg.loss.classification.arguments(cfg.loss.mode), counts=[1], num_samples=2)
     weights = cfg.loss.weights()
     cfg.loss.semantic.check(weights['semantic'], cfg.batch_size)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRUNK', 'SETTINGS', 'RATES', 'DecoderLoss', 'HeadConfig', 'LatentsConfig', 'DecoderOptim', 'DecoderEval',
-           'DecoderConfig', 'check_terms', 'check', 'mixed', 'weight_groups', 'DecoderTask', 'Prepared', 'store_folder',
-           'wanted', 'prepare', 'readable', 'finish', 'train_decoder']
+           'DecoderConfig', 'check_terms', 'check', 'mixed', 'weight_groups', 'DecoderTask', 'with_probe', 'joined',
+           'Prepared', 'store_folder', 'wanted', 'prepare', 'readable', 'finish', 'train_decoder']
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #25725007
 import dataclasses as dc
@@ -22,7 +22,7 @@ from ..core.rng import seeded
 from ..latents.store import LatentStore
 from ..losses import ClassificationLoss, bce
 from ..weighting import LearnedWeights, combined
-from ..models.pool import local_features
+from ..models.pool import PoolHead, local_features
 from ..models.timm_head import named_in
 from ..models.latent_tagger import SIZES, build_head, init_from, load_model, save_model, set_prior
 from .cached import LatentSource, encode_sides, read_sides, same_shape
@@ -30,7 +30,7 @@ from .fresh import FreshPictures, encoded, warn_of_sides
 from .engine import Trainer
 from .baselines import pooled
 from .loss_settings import ClassificationConfig, LossMode, Partners, SemanticConfig, WithPartners, term_of_all, term_of_triplets
-from .judge import fit_probe, judge, quick_figures
+from .judge import features, fit_probe, judge, quick_figures
 from .optim import Muon, schedule
 from .processes import Processes, on_main
 from .settings import EvalConfig, OptimConfig, RunConfig, RunResult
@@ -75,6 +75,7 @@ class HeadConfig:
     stem: int = 0                           # pool: residual blocks of 3x3 convolutions before the patches
     stem_width: int = 64                    # pool: their channels
     probe_start: bool = False               # pool with `skip`: start from a linear probe on the grid
+    probe_join: int = 0                     # pool without `skip`: after training, a linear probe on a grid of this side joins the head; 0: none
     queries: int = 100                      # query: learned queries at most; more tags than that share them
     name: str|None = None                   # timm: the model; none: as the folder `weights` says
     weights: str|None = None                # timm: local file, or folder in timm's layout, of a network trained on pictures
@@ -165,6 +166,8 @@ def check(cfg:DecoderConfig)->DecoderConfig:
     if cfg.model.probe_start:
         if cfg.model.head != 'pool' or not cfg.model.skip: raise UsageError('model.probe_start: needs model.head: pool and model.skip above 0')
         if cfg.model.init: raise UsageError('model.probe_start: true contradicts model.init; leave out one of them')
+    if cfg.model.probe_join and (cfg.model.head != 'pool' or cfg.model.skip or cfg.model.probe_join < 0):
+        raise UsageError(f'model.probe_join: {cfg.model.probe_join} needs model.head: pool and model.skip: 0, and a side above 0')
     return dc.replace(cfg, optim=optim)
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #5ab7cc48
@@ -265,10 +268,34 @@ def start_from_probe(self:DecoderTask, source): # `LatentSource` of the training
     "Make the head say what a linear probe on its grid says; training then adds what that lacks."
     head, grid = self.head, self.cfg.model.skip
     with torch.enable_grad(): p = fit_probe(source, self.val, lambda z: pooled(local_features(z), grid), self.cfg.seed)
-    w = (p.weight/p.std[:, None]).T
+    w, b = p.linear()
     head.out.weight.copy_(torch.cat([torch.zeros(len(w), head.args['d']), w], 1))
-    head.out.bias.copy_(p.bias - w @ p.mean)
+    head.out.bias.copy_(b)
     say(f'model.probe_start: regularisation {p.l2:g}')
+
+# %% ../../nbs/06_trainers/50_tagger.ipynb #1dfb3a2c
+@torch.no_grad()
+def with_probe(head, weight, bias,  # a `PoolHead` without `skip`; a linear function of its grid: (K, 3*C*grid*grid), (K,)
+               grid:int,            # side of the grid
+               share:float,         # of the linear function, 0 to 1; the rest is the head's
+               )->PoolHead:
+    "The head whose logits are a weighted mean of those of `head` and of a linear function of its grid."
+    new, own = PoolHead(**{**head.args, 'skip': grid}), head.state_dict()
+    own['out.weight'] = torch.cat([(1-share)*head.out.weight, share*weight.to(head.out.weight)], 1)
+    own['out.bias'] = (1-share)*head.out.bias + share*bias.to(head.out.bias)
+    new.load_state_dict(own)
+    return new.to(head.out.weight.device).eval()
+
+def joined(head, train, val, grid:int, seed=0, shares=(0., .25, .5, .75, 1.))->PoolHead:
+    "`head` with a linear probe on its grid, at the share that has the highest mAP on validation."
+    device, of = head.out.weight.device, lambda z: pooled(local_features(z), grid)
+    w, b = fit_probe(train, val, of, seed).linear()
+    with torch.no_grad(): x = features(val, lambda z: head(z.to(device)).float().cpu(), 64)
+    q = features(val, lambda z: of(z) @ w.T + b)
+    found = [quick_figures(torch.lerp(x, q, s).sigmoid(), val.labels)['mAP'] for s in shares]
+    share = shares[int(np.argmax(found))]
+    say(f'model.probe_join: share {share:g} of the probe; val/mAP {found[0]:.4f} without, {max(found):.4f} with it')
+    return with_probe(head, w, b, grid, share)
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #cfed61cc
 @dataclass
@@ -286,7 +313,7 @@ def store_folder(cfg)->Path: return Path(cfg.latents.store or Path(cfg.out)/'lat
 
 def wanted(cfg:DecoderConfig, sides:dict)->dict:
     "The sides whose latents are kept: all; without cache the training side only for a probe on it."
-    return sides if cfg.latents.cache or cfg.eval.baselines or cfg.model.probe_start else {k: t for k, t in sides.items() if k != 'train'}
+    return sides if cfg.latents.cache or cfg.eval.baselines or cfg.model.probe_start or cfg.model.probe_join else {k: t for k, t in sides.items() if k != 'train'}
 
 def prepare(cfg:DecoderConfig, p:Processes)->Prepared:
     "Read the records, bring the store up to date on the first process, and open it on all."
@@ -319,6 +346,7 @@ def finish(cfg:DecoderConfig, run:Prepared, device)->dict:
     "Fit thresholds, measure, and complete the model folder; returns the figures."
     best = Path(cfg.out)/'best'
     model = load_model(best, device)
+    if cfg.model.probe_join and not model.head.args['skip']: model.head = joined(model.head, run.sources['train'], run.sources['val'], cfg.model.probe_join, cfg.seed)
     thresholds, results = judge(model.head, run.sources, run.vocab, Path(cfg.out)/'evaluation', cfg.eval, cfg.seed)
     side = 'test' if 'test' in run.sources else 'val'
     metrics = {s: results[s]['decoder'] for s in results}
