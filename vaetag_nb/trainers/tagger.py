@@ -280,7 +280,8 @@ def with_probe(head, weight, bias,  # a `PoolHead` without `skip`; a linear func
                share:float,         # of the linear function, 0 to 1; the rest is the head's
                )->PoolHead:
     "The head whose logits are a weighted mean of those of `head` and of a linear function of its grid."
-    new, own = PoolHead(**{**head.args, 'skip': grid}), head.state_dict()
+    with seeded(0, 'init'): new = PoolHead(**{**head.args, 'skip': grid})    # every weight is replaced; global draws stay as they are
+    own = head.state_dict()
     own['out.weight'] = torch.cat([(1-share)*head.out.weight, share*weight.to(head.out.weight)], 1)
     own['out.bias'] = (1-share)*head.out.bias + share*bias.to(head.out.bias)
     new.load_state_dict(own)
