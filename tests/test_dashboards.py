@@ -121,7 +121,7 @@ def test_evidence_over_the_picture(toy):
     assert d.heat_box.layout.display == 'none' and d.heat.value == b''
     d.where.value = a
     first = d.heat.value
-    assert d.heat_box.layout.display is None and first.startswith(b'\x89PNG')
+    assert d.heat_box.layout.display is None and bytes(first).startswith(b'\x89PNG')
     assert ('shares of the logit' in d.found.value) == tagger.head.exact_evidence
     d.scale.value = 2
     assert d.heat.value == first
