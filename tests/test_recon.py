@@ -87,6 +87,22 @@ def test_latents_recon(scenes, tmp_path, capsys):
     drawn = lambda seed: (run(['latents', 'recon', str(picture), '--out', str(tmp_path/'b'), '--resolution', '64', '--sample', '--seed', seed]), (tmp_path/'b/reconstructed.png').read_bytes())[1]
     assert drawn('1') == drawn('1') != drawn('2') and drawn('1') != (tmp_path/'a/reconstructed.png').read_bytes()
 
+def test_recon_show(scenes, tmp_path, capsys, monkeypatch):
+    "--show hands the comparison to this machine's picture viewer; without one, it says which file to open"
+    from PIL import ImageShow
+    class Keeps(ImageShow.Viewer):
+        format = 'PNG'
+        def show_file(self, path, **options): return bool(shutil.copy(path, tmp_path/'shown.png'))
+    args = ['latents', 'recon', str(next((scenes/'images').iterdir())), '--out', str(tmp_path/'a'), '--resolution', '64', '--show']
+    monkeypatch.setattr(ImageShow, '_viewers', [Keeps()])
+    assert run(args) == 0 and 'no picture viewer' not in capsys.readouterr().err
+    shown = Image.open(tmp_path/'shown.png')
+    assert shown.width >= 3*64 and len(shown.convert('RGB').getcolors(1 << 20)) > 100
+    monkeypatch.setattr(ImageShow, '_viewers', [])
+    assert run(args) == 0
+    said = capsys.readouterr().err
+    assert 'no picture viewer on this machine; see ' in said and str(tmp_path/'a') in said
+
 def test_eval_recon_without_any_weights(scenes, tmp_path, capsys):
     data, out = str(scenes/'data.json'), tmp_path/'out'
     args = ['eval', 'recon', '--data', data, '--out', str(out), '--bootstrap', '50']
