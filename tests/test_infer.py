@@ -13,7 +13,7 @@ from vaetag_nb.data.images import load_image
 from vaetag_nb.data.tags import Vocab
 from vaetag_nb.infer import Tagger
 from vaetag_nb.latents.codec import Codec
-from vaetag_nb.latents.encode import encode_table
+from vaetag_nb.latents.encode import dump_latents, encode_table
 from vaetag_nb.latents.store import LatentStore
 from vaetag_nb.predictions import Journal
 from vaetag_nb.results import Result
@@ -79,6 +79,17 @@ def test_no_vae_is_needed_for_latents(toy, tmp_path):
     alone = Tagger.load(tmp_path/'m')
     assert abs(alone.tag_latents(z, 'model')[0].scores - tagger(table.paths[0]).scores).max() < 1e-5
     with pytest.raises(VaetagError): alone(table.paths[0])
+
+def test_an_npz_file_says_its_space_and_its_vae(toy, tmp_path):
+    d, table, codec, tagger = toy
+    dump_latents(table.paths[:3], codec, tmp_path/'z.npz', tagger.preprocess, 'npz', dtype='fp32')
+    assert abs(scores(tagger.tag_latents(tmp_path/'z.npz'))-scores(tagger.tag(table.paths[:3]))).max() < 1e-5
+    with pytest.raises(UsageError, match='in space raw; leave out --space model'): tagger.tag_latents(tmp_path/'z.npz', 'model')
+    other = Codec.random(TINY, seed=5)
+    dump_latents(table.paths[:3], other, tmp_path/'o.npz', tagger.preprocess, 'npz')
+    with pytest.raises(VaetagError, match=other.fingerprint): tagger.tag_latents(tmp_path/'o.npz', 'raw')
+    np.savez(tmp_path/'torn.npz', __about__=np.array('['), latent=np.zeros((4, 2, 2), np.float32))
+    with pytest.raises(VaetagError, match='not a whole npz file'): tagger.tag_latents(tmp_path/'torn.npz')
 
 @pytest.mark.parametrize('lost', ['model.json', 'model.safetensors', 'selected_tags.csv'])
 def test_incomplete_model_folder(toy, tmp_path, lost):

@@ -1,6 +1,7 @@
 "Reconstruction and its metrics on real weights and pictures, through functions and through the command line"
 import json, shutil
 import numpy as np, pandas as pd, pytest, torch
+from vaetag_nb.core.io import load_tensors
 from PIL import Image
 from vaetag_nb.cli import run
 from vaetag_nb.data.images import load_batch
@@ -83,6 +84,8 @@ def test_latents_recon(scenes, tmp_path, capsys):
     from safetensors.torch import load_file
     y, raw = reconstruct(Codec.embedded(), a)
     torch.testing.assert_close(load_file(tmp_path/'a/latent_vector.safetensors')['latent'], raw[0])
+    about = load_tensors(tmp_path/'a/latent_vector.safetensors')[1]
+    assert (about['space'], about['codec']['fingerprint']) == ('raw', Codec.embedded().fingerprint)
     assert 'alexnet-owt-7be5be79.pth' in said['reasons']['lpips']
     drawn = lambda seed: (run(['latents', 'recon', str(picture), '--out', str(tmp_path/'b'), '--resolution', '64', '--sample', '--seed', seed]), (tmp_path/'b/reconstructed.png').read_bytes())[1]
     assert drawn('1') == drawn('1') != drawn('2') and drawn('1') != (tmp_path/'a/reconstructed.png').read_bytes()

@@ -69,6 +69,7 @@ class Recon:
     latent: torch.Tensor        # raw posterior mean (C, h, w), float32
     figures: dict               # mse, psnr, ssim, lpips; of `check_picture` also compression, latent_mean, latent_std, ...
     reasons: dict               # {figure: why it is `None`}
+    codec: dict|None = None     # `Codec.spec` of the VAE
 
     @property
     def words(self)->str:
@@ -92,12 +93,12 @@ FILES = ('vae_reconstruction_comparison.png', 'original.png', 'reconstructed.png
 
 @patch
 def write(self:Recon, folder)->list: # the files
-    "Write the comparison, both pictures, and the raw posterior mean (key `latent`)."
+    "Write the comparison, both pictures, and the raw posterior mean (key `latent`; its space and VAE in the metadata)."
     folder = Path(folder)
     pics = [self.picture(), *(Image.fromarray(o.permute(1, 2, 0).numpy()) for o in (self.original, self.reconstructed))]
     for name, p in zip(FILES, pics):
         with atomic_file(folder/name, 'wb') as f: f.write(to_png(p))
-    save_tensors(folder/FILES[3], dict(latent=self.latent))
+    save_tensors(folder/FILES[3], dict(latent=self.latent), dict(space='raw') | ({} if self.codec is None else dict(codec=self.codec)))
     return [folder/n for n in FILES]
 
 def recon_of(name, a, b, latent, figures:dict, # values of one picture
@@ -130,7 +131,7 @@ def check_picture(codec:Codec,
     net = lpips if isinstance(lpips, Lpips) else None
     r = recon_of(name, got.images[0], y[0], raw[0], {k: v[0] for k, v in picture_figures(got.images, y, net).items()},
                  {} if net else dict(lpips=lpips or 'lpips was not asked for'))
-    z = codec.normalize(raw)
+    r.codec, z = codec.spec(), codec.normalize(raw)
     r.figures |= dict(compression=got.images[0].numel()/raw[0].numel(), latent_shape=list(raw.shape[1:]), latent_mean=float(raw.mean()),
                       latent_std=float(raw.std()), model_mean=float(z.mean()), model_std=float(z.std()))
     return r
