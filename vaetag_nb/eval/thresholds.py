@@ -29,9 +29,10 @@ def widest(score, # descending
 
 def middle(low, high)->float:
     "The middle of a plateau with at most 6 decimals, or with all it takes to stay on the plateau as a float32."
-    mid = (low+high)/2
+    mid = (float(low)+float(high))/2
     ok = lambda t: low < np.float32(t) <= high
-    return next((t for t in (round(mid, 6), mid) if ok(t)), float(str(np.float32(high))))
+    shortest = lambda t: float(str(np.float32(t)))   # what a float32 prints as
+    return next((t for t in (round(mid, 6), shortest(mid)) if ok(t)), shortest(high))
 
 # %% ../../nbs/07_eval/02_thresholds.ipynb #5082ed7b
 def _collected(scores, targets, mask):
