@@ -8,7 +8,7 @@ from vaetag_nb.data.synth import make_scenes
 from vaetag_nb.infer import Tagger
 from vaetag_nb.latents.codec import Codec
 from vaetag_nb.models.latent_tagger import load_model
-from vaetag_nb.trainers.full import FullConfig, FullTask, train_full
+from vaetag_nb.trainers.full import FullConfig, FullTask, check_full, train_full
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
@@ -41,6 +41,15 @@ def test_soft_labels_an_absent_tag_and_mixed_shapes_finish_in_every_mode(home, t
     assert read_json(r.best/'drift.json')['distance'] > 0
     tagger = Tagger.load(r.best, device='cpu')                      # the folder carries its own VAE
     assert tagger.codec.fingerprint == m.codec['fingerprint'] != Codec.load(home/'vae').fingerprint
+
+@pytest.mark.parametrize('head,rates', [('pool', (3e-4, .05)), ('query', (3e-4, .05)), ('timm', (3e-4, .05)), ('plain', (1e-4, 1e-6)), ('attention', (1e-4, 1e-6))])
+def test_every_head_has_its_rates(home, tmp_path, head, rates):
+    o = check_full(config(home, tmp_path/'run', model=dict(head=head)))[0].optim
+    assert (o.lr, o.weight_decay, o.vae_lr) == (*rates, 1e-5)
+
+def test_a_query_head_learns_with_the_vae(home, tmp_path):
+    r = train_full(config(home, tmp_path/'run', data=dict(metadata=str(home/'scenes'/'few.json'), val=.3), model=dict(head='query', d=16, depth=1, heads=2, queries=5)))
+    assert load_model(r.best).head.kind == 'query' and r.metrics
 
 @pytest.mark.parametrize('train', ['none', 'encoder', 'decoder'])
 def test_only_what_shall_move_moves(home, tmp_path, train):
