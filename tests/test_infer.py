@@ -1,5 +1,5 @@
 """`Tagger`, its folder runs and captions: what crosses notebooks, hostile input, kills, and properties."""
-import errno, os, time
+import errno, os, time, zipfile
 from pathlib import Path
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
@@ -88,7 +88,8 @@ def test_an_npz_file_says_its_space_and_its_vae(toy, tmp_path):
     other = Codec.random(TINY, seed=5)
     dump_latents(table.paths[:3], other, tmp_path/'o.npz', tagger.preprocess, 'npz')
     with pytest.raises(VaetagError, match=other.fingerprint): tagger.tag_latents(tmp_path/'o.npz', 'raw')
-    np.savez(tmp_path/'torn.npz', __about__=np.array('['), latent=np.zeros((4, 2, 2), np.float32))
+    np.savez(tmp_path/'torn.npz', latent=np.zeros((4, 2, 2), np.float32))
+    with zipfile.ZipFile(tmp_path/'torn.npz', 'a') as z: z.comment = b'['
     with pytest.raises(VaetagError, match='not a whole npz file'): tagger.tag_latents(tmp_path/'torn.npz')
 
 @pytest.mark.parametrize('lost', ['model.json', 'model.safetensors', 'selected_tags.csv'])

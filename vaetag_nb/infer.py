@@ -20,7 +20,6 @@ from .core.progress import say, track
 from .data.images import ImageError, load_image, to_float
 from .eval.thresholds import mcut
 from .latents.codec import Codec, Convention
-from .latents.encode import ABOUT
 from .latents.store import LatentStore
 from .models.latent_tagger import load_model
 from .models.original import is_original, original_model
@@ -250,12 +249,12 @@ def flat_latents(path, shape)->dict: # name -> (C, h, w)
     return got
 
 def _npz(path):
-    "The arrays of a file, and what its entry `__about__` says of them"
+    "The arrays of a file, and what the comment of the zip file says of them"
     try:
         with naming(path), np.load(path, allow_pickle=False) as f:
-            about = json.loads(str(f[ABOUT])) if ABOUT in f.files else {}
-            if not isinstance(about, dict): raise ValueError(f'{ABOUT} is no mapping')
-            return {k: torch.from_numpy(f[k]) for k in f.files if k != ABOUT}, about
+            about = json.loads(f.zip.comment or '{}')
+            if not isinstance(about, dict): raise ValueError('its comment is no mapping')
+            return {k: torch.from_numpy(f[k]) for k in f.files}, about
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as e: raise VaetagError(f'{path}: not a whole npz file of numbers: {e}') from e
 
 def bare_latents(path, shape=None)->tuple: # {name: (C, h, w)}, what the file says of itself
