@@ -2,10 +2,10 @@
 import json, signal
 import numpy as np, pytest, torch
 from PIL import Image
-from test_trainers_tagger import config, home, start, tensors  # noqa: F401 (home is a fixture)
+from test_trainers_tagger import config, home, one_and_two, tensors  # noqa: F401 (home is a fixture)
 from vaetag_nb.core.config import to_yaml
 from vaetag_nb.core.errors import UsageError
-from vaetag_nb.core.io import hash_tensors, read_json, read_jsonl
+from vaetag_nb.core.io import hash_tensors, read_jsonl
 from vaetag_nb.data.images import to_float
 from vaetag_nb.latents.codec import Codec
 from vaetag_nb.latents.store import LatentStore
@@ -137,12 +137,5 @@ def test_from_the_command_line(home, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_report_what_one_does(home, tmp_path):
-    more = dict(epochs=1, model=dict(d=16, depth=1, heads=2, drop_path=0.), batch_size=4, precision='no', **VIEWS)
-    one = train_decoder(config(home, tmp_path/'one', **more))
-    p = start(tmp_path, config(home, tmp_path/'two', **more), 'two', ('-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29591'))
-    _, err = p.communicate(timeout=300)
-    assert p.returncode == 0, err[-2000:]
-    two = read_json(tmp_path/'two'/'results.json')['figures']
-    for s in one.metrics:
-        for k in ('f1_micro', 'mAP'): assert abs(one.metrics[s]['decoder'][k] - two[s]['decoder'][k]) < 2e-3
+    one_and_two(home, tmp_path, 29591, epochs=1, model=dict(d=16, depth=1, heads=2, drop_path=0.), batch_size=4, precision='no', **VIEWS)
     assert [x['loss'] for x in steps(tmp_path/'one')] == pytest.approx([x['loss'] for x in steps(tmp_path/'two')], rel=1e-3)

@@ -177,16 +177,19 @@ def test_a_killed_run_goes_on_bit_by_bit(home, tmp_path, loss):
     a, b = ([x['loss'] for x in read_jsonl(tmp_path/n/'log.jsonl') if 'loss' in x and 'img_s' in x] for n in ('whole', 'cut'))
     assert a == b
 
-@pytest.mark.slow
-def test_two_processes_report_what_one_does(home, tmp_path):
-    more = dict(epochs=1, model=dict(d=16, depth=1, heads=2, drop_path=0.), batch_size=4)
+def one_and_two(home, tmp_path, port, **more):
+    "Train on one process and, by `torchrun`, on two; their figures must agree"
     one = train_decoder(config(home, tmp_path/'one', **more))
-    p = start(tmp_path, config(home, tmp_path/'two', **more), 'two', ('-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29577'))
+    p = start(tmp_path, config(home, tmp_path/'two', **more), 'two', ('-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={port}'))
     _, err = p.communicate(timeout=300)
     assert p.returncode == 0, err[-2000:]
     two = read_json(tmp_path/'two'/'results.json')['figures']
     for s in one.metrics:
         for k in ('f1_micro', 'mAP'): assert abs(one.metrics[s]['decoder'][k] - two[s]['decoder'][k]) < 2e-3
+
+@pytest.mark.slow
+def test_two_processes_report_what_one_does(home, tmp_path):
+    one_and_two(home, tmp_path, 29577, epochs=1, model=dict(d=16, depth=1, heads=2, drop_path=0.), batch_size=4)
 
 # --- one line -------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize('change,text', [

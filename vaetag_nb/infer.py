@@ -20,6 +20,7 @@ from .core.progress import say, track
 from .data.images import ImageError, load_image, to_float
 from .eval.thresholds import mcut
 from .latents.codec import Codec, Convention
+from .latents.encode import batch_plan
 from .latents.store import LatentStore
 from .models.latent_tagger import load_model
 from .models.original import is_original, original_model
@@ -117,9 +118,7 @@ def batches(self:Tagger, pictures:list[Picture], batch_size:int)->list[list[Pict
     ok = [p for p in pictures if not p.error]
     if not ok: return []
     tw, th = self.preprocess.assign(np.array([p.width for p in ok]), np.array([p.height for p in ok]))
-    order = np.lexsort((th, tw))
-    edge = np.flatnonzero((np.diff(tw[order]) != 0) | (np.diff(th[order]) != 0)) + 1
-    return [[ok[i] for i in g[k:k + batch_size]] for g in np.split(order, edge) for k in range(0, len(g), batch_size)]
+    return [[ok[i] for i in g] for g in batch_plan(np.c_[tw, th], batch_size)]
 
 @patch
 def read_batch(self:Tagger, batch:list[Picture])->tuple: # uint8 (B, 3, H, W), positions in `batch`, {position: reason}
@@ -270,14 +269,6 @@ def bare_latents(path, shape=None)->tuple: # {name: (C, h, w)}, what the file sa
     return out, about
 
 # %% ../nbs/08_infer.ipynb #46baa60e
-def _one_shape(shapes, batch_size):
-    "Numbers of latents in batches of one shape"
-    shapes = np.asarray(shapes)
-    order = np.lexsort((np.arange(len(shapes)), *shapes.T)) if len(shapes) else np.array([], int)
-    edge = np.flatnonzero((np.diff(shapes[order], axis=0) != 0).any(1)) + 1 if len(order) else ()
-    for group in np.split(order, edge):
-        yield from (group[k:k + batch_size] for k in range(0, len(group), batch_size))
-
 @patch
 def file_scores(self:Tagger, path, space=None, batch_size=64, shape=None)->dict: # name -> scores
     "The scores of the latents in a file; what it says of its space and its VAE is heeded."
@@ -286,7 +277,7 @@ def file_scores(self:Tagger, path, space=None, batch_size=64, shape=None)->dict:
     if says is not None and space not in (None, says): raise UsageError(f'{path}: says that its latents are in space {says}; leave out --space {space}')
     if isinstance(c := about.get('codec'), dict) and 'fingerprint' in c: same_vae(self.model.codec['fingerprint'], c['fingerprint'], path)
     names, done = sorted(found), {}
-    for g in _one_shape([found[k].shape for k in names], batch_size):
+    for g in batch_plan([found[k].shape for k in names], batch_size):
         done |= zip(g.tolist(), self.score_latents(self.to_model(torch.stack([found[names[i]] for i in g]), space or says)))
     return {k: done[i] for i, k in enumerate(names)}
 
@@ -298,7 +289,7 @@ def stored_scores(self:Tagger, src, space=None, batch_size=64, shape=None):
     same_vae(self.model.codec['fingerprint'], store.meta['vae']['fingerprint'], store.folder)
     rows = np.flatnonzero(~store.index['flip'].to_numpy(bool))
     names, done = store.index['path'].to_numpy()[rows], {}
-    for g in _one_shape(store.shapes[rows], batch_size):
+    for g in batch_plan(store.shapes[rows], batch_size):
         done |= zip(g.tolist(), self.score_latents(self.to_model(store.read(rows[g]), 'raw')))
     for i in np.argsort(names.astype(str), kind='stable').tolist(): yield names[i], done[i]
 

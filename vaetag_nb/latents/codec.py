@@ -143,7 +143,8 @@ def encode_raw(self:Codec, x)->tuple: # mean (B, C, h, w) and log variance (or `
         raise VaetagError(f'pictures of shape {tuple(x.shape)}: {self.cls_name} wants (batch, {c}, height, width), '
                           f'sides multiples of {m}')
     whole = self.device.type != 'cpu' or torch.is_grad_enabled()
-    parts = [_posterior(self.vae.encode(p.to(self.device, self.dtype))) for p in x.split(len(x) if whole else max(1, CPU_PIXELS//(x.shape[2]*x.shape[3])))]
+    n = len(x) if whole else max(1, CPU_PIXELS//(x.shape[2]*x.shape[3]))
+    parts = [_posterior(self.vae.encode(p.to(self.device, self.dtype))) for p in x.split(n)]
     return tuple(None if p[0] is None else torch.cat(p) for p in zip(*parts))
 
 @patch

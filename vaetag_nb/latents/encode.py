@@ -44,10 +44,11 @@ class Decoded(NamedTuple):
     images: torch.Tensor  # uint8 (n, 3, height, width)
     boxes: np.ndarray     # (n, 4): the part of each source that is shown
 
-def batch_plan(tw, th, batch_size)->list: # of arrays of positions, each of one size
-    "Positions of pictures with target sizes `tw` x `th`, in batches, bucket after bucket."
-    order = np.lexsort((np.arange(len(tw)), th, tw))
-    cuts = np.flatnonzero((np.diff(tw[order]) != 0) | (np.diff(th[order]) != 0)) + 1
+def batch_plan(sizes, batch_size)->list: # `sizes`: (n, any); arrays of positions, each of one size
+    "Positions of pictures or latents in batches, size after size."
+    sizes = np.asarray(sizes)
+    order = np.lexsort((np.arange(len(sizes)), *sizes.T[::-1]))
+    cuts = np.flatnonzero((np.diff(sizes[order], axis=0) != 0).any(1)) + 1
     return [run[i:i+batch_size] for run in np.split(order, cuts) for i in range(0, len(run), batch_size)]
 
 def ahead(fn, items, depth):
@@ -83,7 +84,7 @@ def decoded(paths,          # files
     failed.update({int(i): errors.get(os.fspath(paths[i]), 'no size in its header') for i in ask if w[i] <= 0 or h[i] <= 0})
     good = np.flatnonzero((w > 0) & (h > 0))
     tw, th = preprocess.assign(w[good], h[good])
-    plan = [(good[b], (int(tw[b[0]]), int(th[b[0]]))) for b in batch_plan(tw, th, batch_size)]
+    plan = [(good[b], (int(tw[b[0]]), int(th[b[0]]))) for b in batch_plan(np.c_[tw, th], batch_size)]
     def load(job):
         rows, size = job
         return rows, size, preprocess.load([paths[i] for i in rows], size, None if us is None else us[rows], threads)
