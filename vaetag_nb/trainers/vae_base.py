@@ -150,7 +150,7 @@ def measured(self:VaeBase, trainer)->dict: # {figure: numpy (n, ...)}
 @patch
 def figures(self:VaeBase, columns:dict)->dict:
     "Means over the validation pictures, the loss of the base weights, and the drift of the latents."
-    mean = {k: float(v[np.isfinite(v)].mean()) if np.isfinite(v).any() else 0. for k, v in columns.items()}
+    mean = {k: float((v[np.isfinite(v)] if np.isfinite(v).any() else v).mean()) for k, v in columns.items() if len(v)}    # without a triplet there is no semantic figure
     mean['loss'] = sum(self.weights.get(k, 0.)*v for k, v in mean.items()) + self.weights.get('recon', 0.)*self.cfg.loss.recon.perceptual*mean.get('perceptual', 0.)
     if self.drift and self.moves_encoder: mean['drift'] = self.drift.report(self.latents())['distance']
     return {f'val/{k}': v for k, v in mean.items()}
