@@ -9,15 +9,17 @@ OUT    ?= demo_out
 help:        ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(BIN)/vaetag: pyproject.toml
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -e .
+
+$(BIN)/vaetag: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q $(PIPFLAGS) -e .
 	touch $@
 
-$(VENV)/.dev: pyproject.toml $(BIN)/vaetag
-	$(BIN)/python -m pip install -q -e '.[dev,docs]'
-	touch $@
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q $(PIPFLAGS) -e '.[dev,docs]'
+	touch $(BIN)/vaetag $@
 
 demo: $(BIN)/vaetag  ## train a tagger on the embedded scenes, evaluate it, write a report with pictures (no download)
 	$(BIN)/vaetag demo --out $(OUT)
