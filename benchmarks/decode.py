@@ -14,7 +14,7 @@ import numpy as np, torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, ToTensor
-from common import Bench
+from common import Bench, best_of, si
 from vaetag_nb.bucketing import Preprocess, batches_by_bucket
 from vaetag_nb.core.rng import np_rng
 from vaetag_nb.data import images
@@ -79,6 +79,8 @@ def main():
             assert (a - b).abs().max() <= 2.01/127.5
             batches = [files[i:i+8] for i in range(0, n, 8)]
             mine, peers = lambda: [ours(b, (512, 512)) for b in batches], lambda: [torch.stack([pillow(f, (512, 512)) for f in b]) for b in batches]
+            data, alone = [f.read_bytes() for f in files], lambda: [images.load_image(d) for d in data]
+            run.say(f'limit: Pillow decodes a picture of {name} in {si(best_of(dict(alone=alone), run.repeats)["alone"]/n)}')
             run.duel(f'decode and resize, {name} to 512x512', mine, peers, n, 'picture', 2.5 if name == '1 megapixel' else None, 'Pillow')
             if codec():
                 images.torchcodec_jpeg = codec
