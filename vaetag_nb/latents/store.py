@@ -55,7 +55,6 @@ def read_meta(folder)->dict:
     if lost: raise VaetagError(f'{path}: lacks {lost[0]!r}')
     if meta['fingerprint'] == hash_json(_binding(meta)): return meta
     raise VaetagError(f'{path}: its settings were changed after it was written')
-    return meta
 
 def same_settings(folder, meta):
     "Raise an error that names the first difference, unless the store in `folder` is bound to the settings of `meta`."
