@@ -114,10 +114,14 @@ def test_nearest_latents():
     x = np.concatenate([x, x + .01])
     assert all(nearest_rows(x, i, 1)[0] == (i + 50) % 100 for i in range(100))
 
-def test_evidence_over_the_picture(toy):
+@pytest.mark.parametrize('kind', ['pool', 'query'])
+def test_evidence_over_the_picture(kind, toy, tmp_path):
     "The map changes with the tag and the picture, stays under the sliders, and an unknown tag is said."
     table, tagger, scored = toy
-    d, (a, b) = Predictions(tagger, scored, side=48), tagger.vocab.names[:2]
+    if kind != 'pool':
+        toy_tagger(tmp_path, head=kind, steps=1)
+        tagger, scored = Tagger.load(tmp_path/'model', device='cpu'), None
+    d, (a, b) = Predictions(tagger, scored or score_all(tagger, table.select(slice(0, 4))), side=48), tagger.vocab.names[:2]
     assert d.heat_box.layout.display == 'none' and d.heat.value == b''
     d.where.value = a
     first = d.heat.value

@@ -64,7 +64,7 @@ def test_each_mode_logs_its_own_terms(home, tmp_path, loss, names, batch):
         if 'learned/focal' not in names: assert all(abs(x['loss'] - sum(x[f'weight/{k}']*x[k] for k in names if f'weight/{k}' in x)) < 1e-4 for x in steps)
         else: assert steps[0]['learned/focal'] == 1 and steps[-1]['learned/focal'] != 1
 
-@pytest.mark.parametrize('head', [dict(head='plain'), dict(head='attention', spatial=False, attention_heads=2),
+@pytest.mark.parametrize('head', [dict(head='plain'), dict(head='attention', spatial=False),
                                   dict(head='query', d=16, depth=1, heads=2, queries=5, gradient_checkpointing=True), dict(head='timm', name='resnet10t'), dict(d=16, depth=1, heads=2, skip=2, dropout=.1, gradient_checkpointing=True, probe_start=True)], ids=lambda h: h.get('head', 'pool'))
 def test_every_head_trains(home, tmp_path, head):
     r = train_decoder(config(home, tmp_path/'run', model=head, epochs=1, ema=0.))
@@ -91,13 +91,13 @@ def test_a_head_that_starts_from_a_probe_says_what_the_probe_says(home, tmp_path
 
 def test_a_probe_joins_the_trained_head_and_does_no_harm_on_validation(home, tmp_path, capsys):
     store = dict(store=str(tmp_path/'store'))
-    alone = train_decoder(config(home, tmp_path/'alone', latents=store, epochs=2))
-    r = train_decoder(config(home, tmp_path/'run', latents=store, epochs=2, model=dict(d=16, depth=1, heads=2, probe_join=2)))
+    alone = train_decoder(config(home, tmp_path/'alone', latents=store, epochs=2, model=dict(d=16, depth=1, heads=2, skip=0)))
+    r = train_decoder(config(home, tmp_path/'run', latents=store, epochs=2, model=dict(d=16, depth=1, heads=2, skip=0, probe_join=2)))
     assert 'model.probe_join: share' in ''.join(capsys.readouterr())
     assert load_model(r.best).head.args['skip'] == 2 and load_model(alone.best).head.args['skip'] == 0
     assert r.metrics['val']['decoder']['mAP'] >= read_json(tmp_path/'run'/'best.json')['value'] - 1e-6
     (tmp_path/'run'/'results.json').unlink()                                    # cut off after the model was written: it does not join twice
-    again = train_decoder(config(home, tmp_path/'run', latents=store, epochs=2, model=dict(d=16, depth=1, heads=2, probe_join=2)))
+    again = train_decoder(config(home, tmp_path/'run', latents=store, epochs=2, model=dict(d=16, depth=1, heads=2, skip=0, probe_join=2)))
     assert again.metrics == r.metrics
 
 def test_the_vae_stays_and_a_second_run_encodes_nothing(home, tmp_path, monkeypatch):
@@ -201,7 +201,7 @@ def test_two_processes_report_what_one_does(home, tmp_path):
     (dict(loss=dict(semantic=dict(weight=1., mining='batch'))), 'loss.semantic.mining: batch needs batch_size of 8'),
     (dict(loss=dict(mode='research', semantic=dict(on='pooled'))), 'loss.semantic.on: pooled'),
     (dict(loss=dict(mode='research'), latents=dict(mixup=.4)), 'latents.mixup: 0.4 does not go with loss.semantic.mining: plan'),
-    (dict(codec=dict(sample='sample')), 'codec.sample'), (dict(model=dict(probe_start=True)), 'model.probe_start'), (dict(model=dict(skip=2, probe_join=2)), 'model.probe_join: 2'), (dict(latents=dict(zoom=1)), 'latents.zoom')])
+    (dict(codec=dict(sample='sample')), 'codec.sample'), (dict(model=dict(skip=0, probe_start=True)), 'model.probe_start'), (dict(model=dict(probe_join=2)), 'model.skip: 0 (now 4)'), (dict(model=dict(skip=2, probe_join=2)), 'model.probe_join: 2'), (dict(latents=dict(zoom=1)), 'latents.zoom')])
 def test_wrong_settings_are_usage_errors(home, tmp_path, change, text):
     with pytest.raises(UsageError) as e: train_decoder(config(home, tmp_path/'run', **change))
     assert text in str(e.value) and len(str(e.value).splitlines()) == 1

@@ -83,11 +83,11 @@ def pooled_stats(z:torch.Tensor,    # latents, (B, C, h, w)
 
 def features(z:torch.Tensor,        # latents, (B, C, h, w)
              on:str='embedding',    # 'embedding', 'pooled' or 'flat'
-             head=None,             # the network whose `embed` gives the embedding
+             head=None,             # the head whose `embed` gives the embedding
              )->torch.Tensor:       # (B, D)
     "What a semantic loss of latents acts on."
     if on == 'pooled': return pooled_stats(z)
     if on == 'flat': return z.flatten(1)
     if on != 'embedding': raise UsageError(f"loss.semantic.on: {on!r} is none of {', '.join(ON)}.{nearest(on, ON)}")
     if head is None: raise UsageError('loss.semantic.on: embedding needs a head; take pooled or flat')
-    return head.embed(z)
+    return head.trained(head.embed(z))

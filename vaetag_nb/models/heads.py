@@ -14,7 +14,7 @@ from ..core.errors import VaetagError
 class TagHead(nn.Module):
     "A network from a latent to one logit for each tag; a subclass sets `kind` and `args`, and defines `embed` and `out`."
     kind = None             # its name in `model.json`
-    exact_evidence = False  # whether an evidence map plus a constant sums to the logit
+    exact_evidence = False  # whether the cells of an evidence map are shares of the logit: linear parts of it that, with a constant, sum to it
 
     def spec(self)->dict:   # `kind` and every constructor argument, plain values
         "What an equal head, apart from its weights, is built from."
@@ -25,6 +25,10 @@ class TagHead(nn.Module):
                 )->torch.Tensor:    # logits, (B, K)
         "One logit for each tag."
         return self.out(self.embed(z))
+
+    def trained(self, e):   # what `embed` gives
+        "The part of embeddings that weights of the head made: what a semantic loss moves. Here all of it."
+        return e
 
     def of_tags(self)->set:
         "Names of the weights that belong to single tags: they are not taken over by position."

@@ -150,6 +150,10 @@ class PoolHead(Trunk):
         x, skip = self.pool(self.tokens(z)), self.args['skip']
         return self.drop(torch.cat([x, F.adaptive_avg_pool2d(local_features(z.float()), skip).flatten(1).to(x.dtype)], 1) if skip else x)
 
+    def trained(self, e):
+        "Embeddings without the skipped grid, which is the same whatever the head has learned."
+        return e[:, :self.args['d']]
+
 # %% ../../nbs/05_models/10_pool.ipynb #256e17ec
 def tag_rows(linear, tags):
     "Weights and bias of the chosen outputs (indices; `None` is all) of a linear layer."
