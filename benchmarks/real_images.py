@@ -97,9 +97,9 @@ def each(runs):
     return {who: {f: [r[who][f] for r in runs] for f in (*FIGURES, 'share') if f in runs[0][who]} for who in runs[0] if all(who in r for r in runs)}
 
 def kept_beside(path, figures):
-    "The figures and, of the sets that were not run, those of the same seeds that the file holds"
+    "The figures and, of the sets that were not run, those that the file holds"
     old = read_json(path) if path.exists() else {}
-    return {k: {**old.get(k, {}), **v} if isinstance(v, dict) else v for k, v in figures.items()} if old.get('seeds') == figures['seeds'] else figures
+    return {k: {**old.get(k, {}), **v} for k, v in figures.items()}
 
 def show(name, figures, seeds):
     print(f'\n{name}, {len(seeds)} seeds: mean +- standard deviation\n')
@@ -120,7 +120,7 @@ def main():
     a.out.mkdir(parents=True, exist_ok=True)
     runs = {name: [run(name, s, a.out, a.epochs) for s in a.seeds] for name in a.sets}
     result = {name: summary(rs) for name, rs in runs.items()}
-    figures = dict(seeds=a.seeds, recipes={n: merged(COMMON, RECIPES[n]) for n in a.sets}, test=result, each={n: each(rs) for n, rs in runs.items()}, sets={n: about(a.out/f'{n}.parquet') for n in a.sets})
+    figures = dict(seeds=dict.fromkeys(a.sets, a.seeds), recipes={n: merged(COMMON, RECIPES[n]) for n in a.sets}, test=result, each={n: each(rs) for n, rs in runs.items()}, sets={n: about(a.out/f'{n}.parquet') for n in a.sets})
     write_json(a.out/'real_images.json', figures)
     if a.results: write_json(a.results, kept_beside(a.results, figures))
     if a.json: print(json.dumps(result))
