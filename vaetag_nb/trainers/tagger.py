@@ -76,7 +76,7 @@ class HeadConfig:
     stem: int = 0                           # pool: residual blocks of 3x3 convolutions before the patches
     stem_width: int = 64                    # pool: their channels
     probe_start: bool = False               # pool with `skip`: start from a linear probe on the grid
-    probe_join: int = 0                     # pool without `skip`: after training, a linear probe on a grid of this side joins the head; 0: none
+    probe_join: int = 0                     # pool without `skip`: after training, a linear probe on a grid of this side joins the head; 8 helps when a tag has few pictures; 0: none
     queries: int = 100                      # query: learned queries at most; more tags than that share them
     name: str|None = None                   # timm: the model; none: as the folder `weights` says
     weights: str|None = None                # timm: local file, or folder in timm's layout, of a network trained on pictures
