@@ -1,5 +1,5 @@
 "Every wrong input of the contract: one line on standard error that names it, the exit status, and nothing half done"
-import json, os, pickle, shutil
+import gc, json, os, pickle, shutil, signal
 from pathlib import Path
 import pytest, torch
 from safetensors.torch import load_file, save_file
@@ -198,3 +198,20 @@ def test_underscores_do_as_well_as_dashes(home, command, tmp_path):
                                      f'data split {IN} --out {{}}/s.parquet', f'data vocab {IN} --out {{}}/t.csv', f'data resolutions --json-path {IN} --output-dir {{}}', f'latents encode --data {IN} --vae model/vae --image.no-bucketing --image.resolution 64 --out {{}}',
                                      'tag scenes/images --model model --out {}', f'eval tagger --model model --data {IN} --out {{}}'])
 def test_an_unwritable_place_is_named(home, command): fails(command.format('/dev/null/x'), 1, '/dev/null/x', 'cannot write')
+
+@pytest.mark.parametrize('number,status', [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=['Ctrl-C', 'SIGTERM'])
+def test_a_stopped_command_says_so_and_leaves_nothing_to_search_through(monkeypatch, capsys, number, status):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(vaetag_nb.cli, 'run', lambda args: signal.raise_signal(number))
+    try:
+        with pytest.raises(SystemExit) as e: vaetag_nb.cli.main()
+        assert e.value.code == status and capsys.readouterr().err == 'vaetag: stopped\n' and gc.get_freeze_count() > 0
+    finally: signal.signal(signal.SIGTERM, before); gc.unfreeze()
+
+@pytest.mark.parametrize('command,status,says', [
+    ('latents check dump.npz', 1, ['dump.npz', 'neither a store', '--from-latents']), ('latents info dump.npz', 1, ['dump.npz', 'neither a store']),
+    ('latents recon pics/000000.png --out r --resolution 63', 2, ['--resolution 63', '8']),
+    ('latents encode pics --out s9 --codec.init random', 2, ['codec.init: random is for train vae']), ('latents encode pics --out s9 --space model', 2, ['--space model', 'store'])])
+def test_what_a_verb_is_not_for(home, command, status, says):
+    (home/'dump.npz').write_bytes(b'x')
+    fails(command, status, *says)

@@ -8,11 +8,14 @@ from vaetag_nb.data.images import to_float
 from vaetag_nb.data.synth import make_scenes
 from vaetag_nb.latents.codec import Codec
 from vaetag_nb.latents.store import LatentStore
-from vaetag_nb.models.latent_tagger import load_model
+from vaetag_nb.data.tags import Vocab
+from vaetag_nb.models.latent_tagger import build_head, load_model, save_model
 from vaetag_nb.models.pool import local_features
 from vaetag_nb.trainers import tagger
 from vaetag_nb.trainers.baselines import pooled
+from vaetag_nb.trainers.full import FullConfig, FullVae, train_full
 from vaetag_nb.trainers.judge import fit_probe
+from vaetag_nb.trainers.pixels import VaeImages
 from vaetag_nb.trainers.processes import Processes
 from vaetag_nb.trainers.tagger import DecoderConfig, train_decoder
 
@@ -104,6 +107,7 @@ def test_the_vae_stays_and_a_second_run_encodes_nothing(home, tmp_path, monkeypa
     vae = {p.name: p.read_bytes() for p in (home/'vae').iterdir()}
     cfg = dict(latents=dict(store=str(tmp_path/'store')), epochs=1)
     calls, encode = [], Codec.encode_raw
+    if vae == 'wide': text = 'with channels 4, asked for is a pool head with channels 8' if full else 'another VAE'   # a VAE that is trained may be another one
     monkeypatch.setattr(Codec, 'encode_raw', lambda self, x: calls.append(len(x)) or encode(self, x))
     train_decoder(config(home, tmp_path/'a', **cfg))
     assert sum(calls) == 36
@@ -147,6 +151,23 @@ def test_a_run_starts_from_another_models_rows(home, tmp_path):
     cfg = config(home, tmp_path/'b', epochs=1, model=dict(d=16, depth=1, heads=2, init=str(first.best)), optim=dict(lr=1e-12, weight_decay=0.), ema=0.)
     new = load_model(train_decoder(cfg).best)
     assert torch.allclose(new.head.out.weight, old.head.out.weight, atol=1e-6) and torch.allclose(new.head.embed_patch.weight, old.head.embed_patch.weight, atol=1e-6)
+
+@pytest.mark.parametrize('model,vae,text', [
+    (dict(d=32, depth=1, heads=2), 'vae', 'with d 16, asked for is a pool head with d 32'), (dict(d=16, depth=1, heads=2, head='query'), 'vae', 'has a pool head with kind pool, asked for is a query head'),
+    (dict(d=16, depth=1, heads=2), 'other', 'was made for latents of another VAE: fingerprint'), (dict(head='plain'), 'vae', 'asked for is a plain head'),
+    (dict(d=16, depth=1, heads=2), 'wide', 'channels')], ids=['width', 'kind', 'VAE', 'plain', 'channels'])
+@pytest.mark.parametrize('full', [False, True], ids=['decoder', 'full'])
+def test_a_model_that_does_not_fit_is_refused_before_anything_is_encoded(home, tmp_path, monkeypatch, model, vae, text, full):
+    for name, c, seed in (('other', 4, 1), ('wide', 8, 0)): Codec.random(dict(latent_channels=c, block_out_channels=[8]*4, layers_per_block=1, norm_num_groups=4), seed=seed).save(tmp_path/name)
+    codec, own = Codec.load(home/'vae').spec(), tagger.HeadConfig(d=16, depth=1, heads=2)
+    vocab = Vocab(['red', 'blue'])
+    save_model(tmp_path/'old', build_head(own.spec(4, 2)), vocab, codec, dict())
+    cfg = config(home, tmp_path/'run', codec=dict(vae=str(home/'vae' if vae == 'vae' else tmp_path/vae)), model=model | dict(init=str(tmp_path/'old')), latents=dict(store=str(tmp_path/'store')))
+    if full: cfg = FullConfig(out=cfg.out, data=cfg.data, image=VaeImages(base_resolution=64, max_resolution=96, bucket_step=16), codec=cfg.codec, model=cfg.model, vae=FullVae(train='all' if vae == 'wide' else 'none'), batch_size=2, device='cpu')
+    if vae == 'wide': text = 'with channels 4, asked for is a pool head with channels 8' if full else 'another VAE'   # a VAE that is trained may be another one
+    monkeypatch.setattr(Codec, 'encode_raw', lambda *a: pytest.fail('something was encoded'))
+    with pytest.raises(VaetagError) as e: (train_full if full else train_decoder)(cfg)
+    assert str(e.value).startswith('model.init: ') and text in str(e.value) and len(str(e.value).splitlines()) == 1 and not (tmp_path/'store').exists()
 
 # --- (j), (k): resume, two processes --------------------------------------------------------------------------------------
 RUN = textwrap.dedent("""

@@ -6,7 +6,7 @@
 __all__ = ['main']
 
 # %% ../nbs/12_cli.ipynb #7caa4a55
-import os, signal, sys
+import gc, os, signal, sys
 from .verbs import about, data, latents, migrate, publish, train, use
 from .verbs.base import run
 
@@ -19,6 +19,7 @@ def main():
     try: status = run(sys.argv[1:]); sys.stdout.flush()
     except KeyboardInterrupt: print('vaetag: stopped', file=sys.stderr); status = 128 + (told[0] if told else signal.SIGINT)
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); status = 0
+    gc.freeze()                                         # else the interpreter looks through all that torch has made before it ends
     sys.exit(status)
 
 # %% ../nbs/12_cli.ipynb #d869c918

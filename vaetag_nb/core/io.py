@@ -52,6 +52,7 @@ def atomic_dir(path,
                ours:str|None=None): # a file that tells one of our folders: another one that holds anything is not replaced
     "A temporary folder to fill that becomes the folder `path`, replacing an old one, when the block ends well."
     path = Path(path)
+    if path.exists() and not path.is_dir(): raise VaetagError(f'{path}: is a file, which would be lost; name a folder')
     if ours and path.is_dir() and any(path.iterdir()) and not (path/ours).exists():
         raise VaetagError(f'{path}: is there, and holds no {ours}: it would be lost; name another folder')
     tmp, old = _beside(path), _beside(path, 'old')

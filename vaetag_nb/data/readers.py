@@ -147,7 +147,7 @@ def find_layout(src)->tuple: # (layout, file or folder)
     if ending(src) in ENDINGS and not os.path.isdir(src): return ENDINGS[ending(src)], src
     if not is_remote(src) and not os.path.isdir(src):
         if not os.path.exists(src): raise VaetagError(f'{src}: no such file or folder')
-        raise VaetagError(f"{src}: the ending says no layout; known: {', '.join(ENDINGS)}, or give layout=")
+        raise VaetagError(f"{src}: the ending says no layout; known: {', '.join(ENDINGS)}, or say the layout")
     files = list_files(src, EXTENSIONS | {'.txt'} | set(ENDINGS))
     found = [m for m in METADATA if m in files]
     if len(found) > 1: raise VaetagError(f"{src}: holds {' and '.join(found)}; name the file to read")

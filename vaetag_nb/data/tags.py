@@ -273,7 +273,7 @@ def _one_row_each(src, names, lines, counts, duplicates):
     found += [f"{t!r} in lines {', '.join(map(str, again[t][:5]))}" for t in list(again)[:5]]
     if found and duplicates == 'error':
         raise VaetagError(f"{src}: {'; '.join(found)}: each class needs one row with a name; "
-                          "duplicates='merge' cleans a list")
+                          "`vaetag data vocab` merges them (in code: duplicates='merge')")
     if blank: say(f'{src}: {len(blank)} rows without a name dropped')
     if again: say(f"{src}: {len(again)} repeated names merged: {'; '.join(found[bool(blank):])}")
     return list(first.values())

@@ -12,6 +12,7 @@ import numpy as np
 from fastcore.basics import patch
 from ..core.errors import UsageError, VaetagError, nearest
 from ..core.io import read_json, write_json
+from ..core.progress import say
 from .curves import EDGES, HALF, VALUES, BinScores, ExactScores, as_array, checked, histogram, in_order, unpack
 
 # %% ../../nbs/07_eval/02_thresholds.ipynb #db121e0e
@@ -256,7 +257,9 @@ def read(cls:Thresholds,
     th = cls(list(rows), np.array(column('threshold', 0), float), d['global_threshold'], f1=np.array(column('f1_score', np.nan), float),
              positives=np.array(column('positives', 0)), source=column('source', 'tag'),
              category={int(c): t for c, t in (d.get('category') or {}).items()}, **plain)
-    return th if names is None else th.select(names)
+    if names is None: return th
+    if other := sorted(set(rows) - set(names)): say(f"{path}: thresholds of {len(other)} tags that are not asked for: {', '.join(other[:5])}")
+    return th.select(names)
 
 # %% ../../nbs/07_eval/02_thresholds.ipynb #3dce8770
 def _cuts(scores, block=1 << 22):

@@ -198,11 +198,13 @@ def _tidy(out, fingerprint, bad):
     write_index(out, fingerprint)
 
 def check_failed(failed:dict,  # {record: reason}
-                 total:int, max_bad:float):
+                 total:int, max_bad:float,
+                 seen=None):    # how many were looked at; none: all
     "An error if more than the share `max_bad` of `total` pictures failed; it names the first five."
     if len(failed) <= max_bad*total: return
     first = '; '.join(f'{k}: {v}' for k, v in list(failed.items())[:5])
-    raise VaetagError(f'{len(failed)} of {total} pictures cannot be used, more than max_bad {max_bad:g} allows: {first}')
+    of = f'{total} pictures' if seen in (None, total) else f'the {seen} pictures looked at (of {total})'
+    raise VaetagError(f'{len(failed)} of {of} cannot be used, more than max_bad {max_bad:g} allows: {first}')
 
 # %% ../../nbs/03_latents/50_encode.ipynb #23368ccc
 def encode_table(ids,               # record keys, all different
@@ -224,7 +226,7 @@ def encode_table(ids,               # record keys, all different
     work, meta = work_of(ids, paths, part, root), store_meta(codec, preprocess, dtype, logvar, root)
     variants = (False, True) if flip else (False,)
     with _bind(out, meta) as store: needs = {f: _needs(store, work, f) for f in variants}
-    todo, failed = np.flatnonzero(np.logical_or.reduce([*needs.values()])), {}
+    todo, failed, good = np.flatnonzero(np.logical_or.reduce([*needs.values()])), {}, 0
     us = np.array([fold(0, 'crop', work.keys[i])/2**63 for i in todo]) if preprocess.crop == 'random' else None
     if sizes is not None: sizes = np.stack(sizes)[:, work.where[todo]]
     batches = decoded([work.files[i] for i in todo], preprocess, sizes, us, batch_size, threads, depth_for(codec), failed)
@@ -232,7 +234,7 @@ def encode_table(ids,               # record keys, all different
     with ShardWriter(out, meta['fingerprint'], part[0], shard_mib) as writer, bar:
         for d, source in batches:
             if len(failed) > max_bad*len(work.keys): break
-            d = d._replace(rows=todo[d.rows])
+            d, good = d._replace(rows=todo[d.rows]), good + len(d.rows)
             cols = _columns(work, d, source)
             for f, need in needs.items():
                 k = np.flatnonzero(need[d.rows])
@@ -244,7 +246,7 @@ def encode_table(ids,               # record keys, all different
             bar.update(len(d.rows))
     _tidy(out, meta['fingerprint'], store.bad)
     lost = {work.keys[todo[i]]: why for i, why in sorted(failed.items())}
-    check_failed(lost, len(work.keys), max_bad)
+    check_failed(lost, len(work.keys), max_bad, len(work.keys) - len(todo) + good + len(lost))
     return EncodeReport(writer.done, sum(int((~n).sum()) for n in needs.values()), lost, Path(out))
 
 # %% ../../nbs/03_latents/50_encode.ipynb #b4fa20af
@@ -281,7 +283,7 @@ def dump_latents(paths, codec, out, preprocess,
             must_be_finite(z, names); found.update(zip(names, map(torch.clone, z))); bar.update(len(names))
     found = {p: found[p] for p in paths if p in found}
     lost = {paths[i]: why for i, why in sorted(failed.items())}
-    check_failed(lost, len(paths), max_bad)
+    check_failed(lost, len(paths), max_bad, len(found) + len(lost))
     some = [f'{p}: {why}' for p, why in lost.items()][:3]
     if not found: raise VaetagError('; '.join([f'no readable picture among {len(paths)}', *some]))
     about = dict(space=space, codec=codec.spec(), preprocess=preprocess.to_dict())

@@ -151,6 +151,7 @@ def find_parts(path,        # folder of VAE-Tagger, or a head file
                vae=None,    # VAE, if it lies elsewhere
                )->dict:     # head, tags, vae, and thresholds (or `None`)
     "Where the parts of a model are."
+    if not Path(path).exists(): raise VaetagError(f'{path}: no such file or folder')
     path, head = Path(path), head_file(path)
     at = head.parent if head else path
     root = path if path.is_dir() else at.parent if at.name in HEAD_FOLDERS else at

@@ -17,12 +17,11 @@ from timm.optim import param_groups_weight_decay
 from ..core.errors import UsageError
 from ..core.io import read_json, write_json
 from ..core.progress import say
-from ..core.rng import seeded
 from ..data.images import to_float
 from ..latents.codec import Codec
 from ..latents.store import LatentStore
 from ..losses import ClassificationLoss, bce
-from ..models.latent_tagger import build_head, init_from, load_model, save_model, set_prior
+from ..models.latent_tagger import load_model, save_model
 from ..semantic import features
 from .cached import LatentSource, encode_sides, read_sides
 from .callbacks import Samples
@@ -34,7 +33,7 @@ from .loss_settings import ClassificationConfig, LossMode, SemanticConfig
 from .pixels import Pictures, VaeImages
 from .processes import Processes, on_main
 from .settings import RunConfig, RunResult
-from .tagger import RATES, DecoderEval, DecoderOptim, HeadConfig
+from .tagger import RATES, DecoderEval, DecoderOptim, HeadConfig, check_head, first_head
 from .vae import critic_optim, vae_groups
 from .vae_base import VaeBase, pictures
 from .vae_terms import KlLoss, ReconLoss, VaePart, must_reconstruct, no_sample
@@ -72,6 +71,7 @@ VAE_LR = 1e-5
 def check_full(cfg:FullConfig)->tuple: # `cfg` with the rates filled in, {term: weight}
     "Refuse settings that cannot be."
     cfg.check()
+    check_head(cfg.model)
     no_sample(cfg.codec, 'train full')
     o, train = cfg.optim, cfg.vae.train
     (lr, wd), vae_lr = HEAD_RATES['muon' if o.kind == 'muon' else cfg.model.head], VAE_LR if o.vae_lr is None else o.vae_lr
@@ -93,14 +93,10 @@ def check_full(cfg:FullConfig)->tuple: # `cfg` with the rates filled in, {term: 
 class FullTask(VaeBase):
     "A head and the VAE under it."
     select, goal = 'val/mAP', 'max'
-    def __init__(self, codec, train:Pictures, val:Pictures, cfg:FullConfig, weights:dict, vocab, fresh=False):
+    def __init__(self, codec, train:Pictures, val:Pictures, cfg:FullConfig, weights:dict, vocab, head, fresh=False):
         super().__init__(codec, train, val, cfg, weights, fresh)
         self.vocab = vocab
-        with seeded(cfg.seed, 'init'): self.head = build_head(cfg.model.spec(codec.channels, len(vocab)), 'model')
-        set_prior(self.head, vocab.counts/max(1, len(train)))
-        if cfg.model.init:
-            done = init_from(self.head, vocab, load_model(cfg.model.init))
-            say(f"model.init: {done['copied']} tags copied, {done['new']} new, {done['dropped']} dropped")
+        self.head = head
         if cfg.model.gradient_checkpointing and hasattr(self.head, 'set_grad_checkpointing'): self.head.set_grad_checkpointing()
         self.classify = ClassificationLoss(**cfg.loss.classification.arguments(cfg.loss.mode), counts=vocab.counts, num_samples=len(train))
         self.averaged = ['head', *self.names]
@@ -121,7 +117,7 @@ class FullTask(VaeBase):
             terms, extra, logs = self.recon_terms(batch, x[:n], mean[:n], None if logvar is None else logvar[:n], ctx)
         terms['classification'] = logs['classification'] = self.classify(self.head.out(e[:n]), batch['y'][:n])
         if self.semantic is not None:
-            terms['semantic'], more = self.semantic_term(self.head.trained(e) if self.wants_embedding else features(z, self.cfg.loss.semantic.on), batch, ctx.slice)
+            terms['semantic'], more = self.semantic_term(e if self.wants_embedding else features(z, self.cfg.loss.semantic.on), batch, ctx.slice)
             logs |= more
         return self.total(terms, extra, logs)
 
@@ -158,9 +154,11 @@ def full_task(cfg:FullConfig, weights:dict, sides:dict, codec)->FullTask:
     "The task of some records."
     t = sides['train']
     counts = np.bincount(t.labels.indices[t.labels.data > 0], minlength=t.labels.shape[1])
+    vocab = t.vocab.recount(counts)
+    head = first_head(cfg, codec.spec(), vocab, len(t), moves=cfg.vae.train != 'none')   # before any picture is read
     train = pictures(t, cfg.image, cfg, weights, cfg.seed, tags=True)
     val = pictures(sides['val'], cfg.image.plain(), cfg, weights, 0, tags=True, plan=True)
-    return FullTask(codec, train, val, cfg, weights, t.vocab.recount(counts), fresh=cfg.codec.init == 'random')
+    return FullTask(codec, train, val, cfg, weights, vocab, head, fresh=cfg.codec.init == 'random')
 
 # %% ../../nbs/06_trainers/70_full.ipynb #0b3fd1c1
 def conclude(cfg:FullConfig, sides:dict, device)->dict:

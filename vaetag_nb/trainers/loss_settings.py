@@ -79,7 +79,7 @@ MODES = dict(simplified=dict(classification=1., semantic=.5, recon=1., kl=0.), s
 @dataclass
 class LossMode:
     "What is minimised; a subclass has the settings of its terms as fields."
-    mode: Literal['simplified', 'standard', 'research', 'custom'] = 'simplified'
+    mode: Literal['simplified', 'standard', 'research', 'custom'] = 'simplified' # terms and weights that are not written out: simplified: bce; standard: focal, rare tags weighed up; research: focal, with the semantic term, weights learned; custom: bce alone in train decoder, else nothing; the start of a run prints them
     weighting: Literal['fixed', 'learned']|None = None # of the terms; none: learned in research, else fixed
 
     def terms(self)->list: return [k for k in ('classification', 'semantic', 'recon', 'kl') if hasattr(self, k)]

@@ -19,7 +19,7 @@ from .settings import ImageConfig
 @dataclass
 class VaeImages(ImageConfig):
     "Preparation of the pictures; `window` is cut from the prepared picture, in training only."
-    window: int|None = None   # side of a random square, pixels; none: the whole picture
+    window: int|None = None   # training: side of a random square of each picture, pixels; none: the whole picture, as in validation
 
     def plain(self):
         "The same without what is random, for validation."

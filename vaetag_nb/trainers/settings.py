@@ -73,14 +73,15 @@ class CodecConfig:
     vae: str|None = None             # folder or file of the weights, or `embedded`
     config: str|dict|None = None     # settings over those found: JSON file or mapping, may be partial
     family: str|None = None          # sd15, sdxl, sd3, flux, tiny ...: where the config has no scale
-    init: Literal['random']|None = None # start from random weights; layout from `config`, default FLUX
+    init: Literal['random']|None = None # train vae, train full: start from random weights; layout from `config`, default FLUX
     convention: str|dict|None = None # instead of what config and family say
-    dtype: Literal['fp32', 'bf16'] = 'fp32' # to encode in
+    dtype: Literal['fp32', 'bf16'] = 'fp32' # of the VAE's arithmetic
     batch_size: int = 8              # pictures encoded at a time
-    sample: Literal['mode', 'sample'] = 'mode' # latents to learn from: mean of the posterior, or a draw in each epoch (needs `latents.logvar`)
+    sample: Literal['mode', 'sample'] = 'mode' # train decoder: latents to learn from: mean of the posterior, or a draw in each epoch (needs `latents.logvar`)
 
     def load(self, device='cpu')->Codec:
         "The codec of existing weights."
+        if self.init is not None: raise UsageError(f'codec.init: {self.init} is for train vae and train full; name a trained VAE as codec.vae')
         if self.vae is None: raise UsageError('codec.vae: not given; name the VAE, `embedded`, or (only to train it) set codec.init: random')
         return Codec.load(self.vae, self.config, self.family, self.convention, device, self.dtype)
 
@@ -95,10 +96,10 @@ class CodecConfig:
 @dataclass
 class OptimConfig:
     "How the weights move."
-    lr: float|None = None           # peak learning rate
-    vae_lr: float|None = None       # of the VAE in `train full`
+    lr: float|None = None           # peak learning rate; none: as the kind of run says
+    vae_lr: float|None = None       # of the VAE in `train full`; none: 1e-5
     weight_decay: float|None = None
-    scheduler: Literal['constant', 'cosine', 'linear'] = 'cosine'
+    scheduler: Literal['constant', 'cosine', 'linear'] = 'cosine' # of the learning rate after the warm-up
     warmup: float = .05             # steps, or a share of the run below 1; at most half of it
     max_grad_norm: float = 1.       # gradients are scaled down to this norm; 0: never
 
@@ -130,14 +131,14 @@ class RunConfig:
     codec: CodecConfig = field(default_factory=CodecConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: Validation = field(default_factory=Validation)
-    epochs: int = 10
+    epochs: int = 10                # times that every picture is learned from
     batch_size: int = 4             # pictures in a batch, over all processes
     accumulate: int = 1             # batches in a step
     ema: float = 0.                 # decay of the moving average of the weights that is validated and kept; 0: none
     precision: Literal['auto', 'no', 'bf16', 'fp16'] = 'auto' # of the network's forward pass
     device: str|None = None         # cpu, cuda; none: the best there is
     workers: int = 0                # loading processes
-    seed: int = 0
+    seed: int = 0                   # of every draw: same seed, same run
     save_every: int|str = 1         # epochs, '500 steps' or '10 minutes'
     log_every: int = 10             # steps
     cudnn_benchmark: bool = False   # fastest convolutions, not always the same ones

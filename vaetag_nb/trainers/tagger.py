@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TRUNK', 'SETTINGS', 'RATES', 'DecoderLoss', 'HeadConfig', 'LatentsConfig', 'DecoderOptim', 'DecoderEval',
-           'DecoderConfig', 'check_terms', 'check', 'mixed', 'weight_groups', 'DecoderTask', 'with_probe', 'joined',
-           'Prepared', 'store_folder', 'wanted', 'prepare', 'readable', 'finish', 'train_decoder']
+           'DecoderConfig', 'check_terms', 'check_head', 'check', 'mixed', 'weight_groups', 'first_head', 'DecoderTask',
+           'with_probe', 'joined', 'Prepared', 'store_folder', 'wanted', 'prepare', 'readable', 'finish',
+           'train_decoder']
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #25725007
 import dataclasses as dc
@@ -22,8 +23,8 @@ from ..core.rng import seeded
 from ..latents.store import LatentStore
 from ..losses import ClassificationLoss, bce
 from ..weighting import LearnedWeights, combined
-from ..models.classic import legal_heads
 from ..models.pool import PoolHead, local_features
+from ..models.heads import TagHead
 from ..models.timm_head import named_in
 from ..models.latent_tagger import SIZES, build_head, init_from, load_model, save_model, set_prior
 from .cached import LatentSource, encode_sides, read_sides, same_shape
@@ -45,8 +46,8 @@ class DecoderLoss(LossMode):
     semantic: SemanticConfig = field(default_factory=SemanticConfig)
 
     def preset(self)->dict: # {term: weight}
-        "Classification in every mode; in `research` the semantic term, too, at a weight that does no harm (page on losses and heads)."
-        return dict(classification=1., semantic=.05 if self.mode == 'research' else 0.)
+        "Classification in every mode; the semantic term in `research`."
+        return dict(classification=1., semantic=1. if self.mode == 'research' else 0.)
 
     def base(self)->dict: # {term: weight}, the terms named by what they are
         "The active terms and their base weights."
@@ -72,11 +73,11 @@ class HeadConfig:
     heads: int|None = None                  # pool, query: attention heads; none: as `size` says
     dropout: float = 0.                     # pool, query: on attention, MLP and embedding; timm: before the classifier
     drop_path: float = .1                   # pool, query, timm: chance that the last block is skipped
-    skip: int = 4                           # pool: side of a grid of simple features that reach the logits directly; 0: none
+    skip: int = 0                           # pool: side of a grid of simple features that reach the logits directly; 4 helps when pictures are few
     stem: int = 0                           # pool: residual blocks of 3x3 convolutions before the patches
     stem_width: int = 64                    # pool: their channels
     probe_start: bool = False               # pool with `skip`: start from a linear probe on the grid
-    probe_join: int = 0                     # pool without `skip`: after training, a linear probe on a grid of this side joins the head; 8 helps when a tag has few pictures; 0: none
+    probe_join: int = 0                     # pool without `skip`: after training, a linear probe on a grid of this side joins the head; 0: none
     queries: int = 100                      # query: learned queries at most; more tags than that share them
     name: str|None = None                   # timm: the model; none: as the folder `weights` says
     weights: str|None = None                # timm: local file, or folder in timm's layout, of a network trained on pictures
@@ -86,7 +87,7 @@ class HeadConfig:
     spatial: bool = True                    # attention: gates on channels and places
     self_attention: bool = True             # attention: of the compressed tokens
     cross_attention: bool = False           # attention: one query over the compressed tokens
-    attention_heads: int|None = None        # attention: a divisor of half the latent channels; none: the largest up to 8
+    attention_heads: int = 8                # attention: a divisor of half the latent channels
     attention_dropout: float = .1           # attention, query: on the weights of the attention after compression, or of the queries
     gradient_checkpointing: bool = False    # pool, query, timm: less memory, a third more time
 
@@ -95,9 +96,7 @@ class HeadConfig:
         own = dict(kind=self.head, channels=channels, num_tags=num_tags)
         if self.head in ('pool', 'query'): own |= {k: v if getattr(self, k) is None else getattr(self, k) for k, v in SIZES[self.size].items()}
         if self.head == 'timm': own |= dict(name=self.name or named_in(self.weights))
-        own |= {k: getattr(self, k) for k in SETTINGS[self.head]}
-        if self.head == 'attention' and self.attention_heads is None: own |= dict(attention_heads=max([h for h in legal_heads(channels, self.cross_attention) if h <= 8], default=1))
-        return own
+        return own | {k: getattr(self, k) for k in SETTINGS[self.head]}
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #ae364d0a
 @dataclass
@@ -115,6 +114,8 @@ class LatentsConfig:
 class DecoderOptim(OptimConfig):
     "How the weights move; Muon needs several times fewer steps than AdamW."
     kind: Literal['adamw', 'muon'] = 'adamw'
+    lr: float|None = None                   # peak learning rate of the head; none: 3e-4, heads plain and attention 1e-3 (train full: 1e-4), muon 2e-3
+    weight_decay: float|None = None         # of the head's matrices; none: .05, heads plain and attention 1e-6
 
 @dataclass
 class DecoderEval(EvalConfig):
@@ -147,6 +148,15 @@ def check_terms(cfg:DecoderConfig):
     if cfg.latents.mixup and s.kind in base and s.mined(cfg.batch_size) == 'plan':
         raise UsageError(f'latents.mixup: {cfg.latents.mixup} does not go with loss.semantic.mining: plan, whose partners are of whole pictures')
 
+def check_head(m:HeadConfig):
+    "Refuse settings of the network that contradict each other, naming both keys."
+    if m.head == 'timm' and not (m.name or m.weights): raise UsageError('model.name: missing; model.head: timm needs the name of a timm model, or model.weights')
+    if m.head != 'timm' and (m.name or m.weights): raise UsageError(f'model.{"name" if m.name else "weights"}: given, contradicting model.head: {m.head}; it goes with model.head: timm')
+    if m.head == 'timm' and not m.name and not named_in(m.weights): raise UsageError(f'model.name: missing; {m.weights} does not say which timm model it is of')
+    if m.weights and m.init: raise UsageError('model.weights: given, contradicting model.init; leave out one of them')
+    if m.head in ('pool', 'query'):
+        with torch.device('meta'): build_head(m.spec(1, 1), 'model')
+
 def check(cfg:DecoderConfig)->DecoderConfig:
     "`cfg` with the rates filled in; a `UsageError` names a setting that cannot be."
     cfg.check()
@@ -159,18 +169,12 @@ def check(cfg:DecoderConfig)->DecoderConfig:
     lr, wd = RATES['muon' if o.kind == 'muon' else cfg.model.head]
     optim = dc.replace(o, lr=lr if o.lr is None else o.lr, weight_decay=wd if o.weight_decay is None else o.weight_decay)
     cfg.image.preprocess()
-    m = cfg.model
-    if m.head == 'timm' and not (m.name or m.weights): raise UsageError('model.name: missing; model.head: timm needs the name of a timm model, or model.weights')
-    if m.head != 'timm' and (m.name or m.weights): raise UsageError(f'model.{"name" if m.name else "weights"}: given, contradicting model.head: {m.head}; it goes with model.head: timm')
-    if m.head == 'timm' and not m.name and not named_in(m.weights): raise UsageError(f'model.name: missing; {m.weights} does not say which timm model it is of')
-    if m.weights and m.init: raise UsageError('model.weights: given, contradicting model.init; leave out one of them')
-    if m.head in ('pool', 'query'):
-        with torch.device('meta'): build_head(cfg.model.spec(1, 1), 'model')
+    check_head(cfg.model)
     if cfg.model.probe_start:
         if cfg.model.head != 'pool' or not cfg.model.skip: raise UsageError('model.probe_start: needs model.head: pool and model.skip above 0')
         if cfg.model.init: raise UsageError('model.probe_start: true contradicts model.init; leave out one of them')
     if cfg.model.probe_join and (cfg.model.head != 'pool' or cfg.model.skip or cfg.model.probe_join < 0):
-        raise UsageError(f'model.probe_join: {cfg.model.probe_join} needs model.head: pool and model.skip: 0 (now {cfg.model.skip}), and a side above 0')
+        raise UsageError(f'model.probe_join: {cfg.model.probe_join} needs model.head: pool and model.skip: 0, and a side above 0')
     return dc.replace(cfg, optim=optim)
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #5ab7cc48
@@ -193,6 +197,29 @@ def weight_groups(net, weight_decay:float, muon=False)->list:
     ids = {id(p) for p in apart}
     return [dict(g, params=[p for p in g['params'] if id(p) not in ids]) for g in groups] + [dict(params=apart, weight_decay=0., use_fallback=True)]
 
+# %% ../../nbs/06_trainers/50_tagger.ipynb #ae00d765
+def first_head(cfg,         # settings of `train decoder` or `train full`
+               codec:dict,  # `Codec.spec`
+               vocab, n:int, # tags with the counts of `n` training records
+               moves=False, # whether the VAE is trained with it, and so need not be the one that `model.init` is for
+               say=say)->TagHead:
+    "The head that a run starts with: fresh, or from `model.weights`, or from the trunk and the rows of `model.init`."
+    m = cfg.model
+    with seeded(cfg.seed, 'init'): head = build_head(m.spec(codec['latent_channels'], len(vocab)), 'model')
+    set_prior(head, vocab.counts/max(1, n))
+    if m.weights: head.start_from(m.weights)
+    if not m.init: return head
+    old = load_model(m.init)
+    for k, what in (('fingerprint', 'another VAE'), ('convention', 'another convention')):
+        a, b = old.codec.get(k), codec[k]
+        if a == b: continue
+        why = f'model.init: {old.folder} was made for latents of {what}: {k} {a}, here {b}'
+        if not moves: raise VaetagError(why)
+        say(why); break
+    done = init_from(head, vocab, old)
+    say(f"model.init: {done['copied']} tags copied, {done['new']} new, {done['dropped']} dropped")
+    return head
+
 # %% ../../nbs/06_trainers/50_tagger.ipynb #300f9e83
 class DecoderTask(Task):
     "A head on the latents of a frozen VAE."
@@ -207,11 +234,7 @@ class DecoderTask(Task):
         super().__init__()
         self.cfg, self.source, self.val, self.vocab, self.codec, self.preprocess, self.encoder = cfg, source, val, vocab, codec, preprocess, encoder
         self.plan, self.val_plan = same_shape(source, cfg.batch_size, cfg.seed), same_shape(val, cfg.eval.batch_size)
-        channels = codec['latent_channels']
-        with seeded(cfg.seed, 'init'): self.head = build_head(cfg.model.spec(channels, len(vocab)), 'model')
-        set_prior(self.head, vocab.counts/max(1, len(source)))
-        if cfg.model.weights: self.head.start_from(cfg.model.weights)
-        if cfg.model.init: self.start(load_model(cfg.model.init))
+        self.head = first_head(cfg, codec, vocab, len(source))
         self.loss = ClassificationLoss(**cfg.loss.classification.arguments(cfg.loss.mode), counts=vocab.counts, num_samples=len(source))
         self.base, s = cfg.loss.base(), cfg.loss.semantic
         self.learned, self.semantic = LearnedWeights(self.base) if cfg.loss.learned() else None, s.term() if s.kind in self.base else None
@@ -219,13 +242,6 @@ class DecoderTask(Task):
         if self.semantic and s.mined(cfg.batch_size) == 'plan':
             if encoder: source.mine = Partners(source.labels, source.groups, cfg.seed)
             else: self.source = WithPartners(source, source.groups, cfg.seed)
-
-    def start(self, model):
-        "Take trunk and rows of a trained model."
-        a, b = model.codec.get('fingerprint'), self.codec['fingerprint']
-        if a != b: raise VaetagError(f'model.init: {model.folder} was made for latents of another VAE: fingerprint {a}, here {b}')
-        done = init_from(self.head, self.vocab, model)
-        say(f"model.init: {done['copied']} tags copied, {done['new']} new, {done['dropped']} dropped")
 
     def optims(self, total, per_epoch):
         o = self.cfg.optim
@@ -256,9 +272,8 @@ def loss_head(self:DecoderTask, batch, ctx):
     if l.mixup: z, y = mixed(z, y, l.mixup, ctx.fold('mixup'))
     if self.semantic is None: return combined({k: self.loss(self.head(z), y) for k in self.base}, self.base)
     more = [batch['z_p'], batch['z_n']] if 'z_p' in batch else []
-    e = self.head.embed(torch.cat([z, *more]))
+    e, *others = self.head.embed(torch.cat([z, *more])).split(len(z))
     terms, kind = {k: self.loss(self.head.out(e[:n]), y[:n]) for k in self.base if k != self.cfg.loss.semantic.kind}, self.cfg.loss.semantic.kind
-    e, *others = self.head.trained(e).split(len(z))
     planned = (others[0], batch['y_p'], others[1], batch['y_n'], batch['valid']) if more else None
     if 'triplets' in batch: terms[kind], figures = term_of_triplets(self.semantic, ctx.slice, e, y, batch['triplets'], n)
     else: terms[kind], figures = term_of_all(self.semantic, ctx.slice, e, y, planned)
@@ -325,10 +340,11 @@ def prepare(cfg:DecoderConfig, p:Processes)->Prepared:
     codec, sides, l = cfg.codec.load(p.device), {}, cfg.latents
     image = cfg.image if l.cache else cfg.image.plain()
     pre = image.preprocess(codec.multiple)
-    if cfg.model.head != 'timm':                    # a head that does not go with the VAE is said before anything is encoded
+    if cfg.model.head != 'timm':                    # what does not go with the VAE is said before anything is encoded
         with torch.device('meta'): build_head(cfg.model.spec(codec.channels, 1), 'model')
     def cache():
         sides.update(read_sides(cfg.data, cfg.out, cfg.seed))
+        if cfg.model.init or cfg.model.weights: first_head(cfg, codec.spec(), sides['train'].vocab, 1, say=lambda _: None)
         if cfg.image.flip: warn_of_sides(sides['train'].vocab)
         rep = encode_sides(wanted(cfg, sides), codec, store_folder(cfg), pre, image.flip, cfg.data.max_bad, dtype=l.dtype, logvar=l.logvar, batch_size=cfg.codec.batch_size)
         say(f'latents: {rep}')

@@ -44,7 +44,7 @@ class VaeLoss(LossMode):
 class VaeOptim(OptimConfig):
     "How the weights move; from random weights Muon is several times faster than AdamW."
     kind: Literal['adamw', 'muon'] = 'adamw'
-    lr: float|None = None         # none: 3e-5 for a trained VAE; from random weights 1e-4, with muon 2e-3
+    lr: float|None = None         # peak learning rate; none: 3e-5 for a trained VAE; from random weights 1e-4, with muon 2e-3
     weight_decay: float|None = 0.
 
 @dataclass

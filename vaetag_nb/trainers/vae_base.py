@@ -13,6 +13,7 @@ from torch import nn
 from fastcore.basics import patch
 from ..core.errors import UsageError, VaetagError
 from ..core.io import write_json
+from ..core.progress import say
 from ..core.rng import seeded
 from ..data.images import to_float
 from ..eval.images import Lpips, lpips_network, psnr
@@ -41,6 +42,8 @@ def pictures(table, image,
     out = Pictures(table.paths, table.width, table.height, image, seed, table.labels if tags or semantic else None)
     if semantic and (plan or cfg.loss.semantic.mined(cfg.batch_size) == 'plan'):
         out.mine = Partners(table.labels, np.zeros(len(table)) if image.window else out.buckets, seed)
+    if plan and out.mine and 2*(n := int((out.mine(0, np.arange(len(out)))[:, 0] >= 0).sum())) < len(out):
+        say(f'validation: {n} of {len(out)} pictures have a positive and a negative of their size; val/semantic rests on these')
     return out
 
 # %% ../../nbs/06_trainers/58_vae_base.ipynb #ea05dad8

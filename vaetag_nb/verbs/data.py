@@ -56,7 +56,7 @@ class DataSplit(FromData):
     method: Literal['stratified', 'random', 'hash', 'modulo', 'column']|None = None # how sides are drawn; none: stratified
     val: float|None = None                    # share of the validation side; none: 0.1
     test: float|None = None                   # share of the test side; none: 0.1
-    no_val: Annotated[bool, FlagCreatePairsOff] = False # whether `--val 0` is meant
+    no_val: Annotated[bool, FlagCreatePairsOff] = False # with --val 0: no validation side is what is wanted
     group_by: tuple[str, ...]|None = None     # what keeps records together: sha256 (content), group, column:NAME; none: content, and the table's groups
     seed: int|None = None                     # of the draw; none: 0
     extend: bool = False                      # keep the sides of an existing split and assign only new records
@@ -80,7 +80,7 @@ class DataVocab(FromData):
     min_count: int = 0                    # rarer tags are left out
     top: int|None = None                  # how many tags to keep of each category, the commonest
     categories: tuple[str, ...]|None = None # keep only these, such as general character
-    order: Literal['rank', 'name', 'file'] = 'rank' # by category and count; by name; as met (with --tags: as there)
+    order: Literal['rank', 'name', 'file'] = 'rank' # rank: by category, the commonest first; name: by name; file: as the sources name them, or with --tags in the order of that file
     def __call__(self):
         from vaetag_nb.data.vocab import build_vocab
         kept, left = build_vocab(self.sources, self.tags, self.order, self.min_count, self.top, self.categories,
@@ -97,7 +97,7 @@ class DataValidate:
     json_path: str                              # metadata JSON, or a data set of another layout
     tags_csv_path: Path|None = None             # tags CSV of the known tags; none: every tag is known
     output_dir: Path|None = Path('data_validation') # folder for the report files
-    layout: str = 'auto'                        # as for data split
+    layout: str = 'auto'                        # how the data is laid out: auto, json, jsonl, sidecars, folders, folders-any, parquet, csv
     image_root: Path|None = None                # folder that relative image paths start from
     fix: bool = False                           # write NAME.cleaned.json beside the source
     keep_empty: bool = False                    # pictures without labels are meant to be there
@@ -109,6 +109,8 @@ class DataValidate:
         return Outcome(s, f'{aligned(short)}\n\n' + (f"found wrong: {', '.join(wrong)}; details in {self.output_dir}" if wrong else 'nothing wrong'), int(bool(wrong)))
 
 # %% ../../nbs/11_verbs/10_data.ipynb #56fab0ce
+def _pairs(df): return df.head(10).round(3).to_string(index=False) if len(df) else 'none'
+
 @verb('data stats')
 @dataclass(kw_only=True)
 class DataStats(FromData):
@@ -124,7 +126,7 @@ class DataStats(FromData):
         if self.split is not None: t = split.apply(t, split.Split.read(self.split))
         s = tag_stats(t, self.rare)
         if self.out is not None: s.write(self.out)
-        return Outcome(s.to_dict(), f'{s.parts.round(2).to_string(index=False)}\n\n{s.tags.head(20).round(3).to_string(index=False)}\n\ntags that come together\n{s.pairs.head(10).round(3).to_string(index=False)}\n\n'
+        return Outcome(s.to_dict(), f'{s.parts.round(2).to_string(index=False)}\n\n{s.tags.head(20).round(3).to_string(index=False)}\n\ntags that come together\n{_pairs(s.pairs)}\n\n'
                                     f'{tags_per_picture(s.per_image)}')
 
 # %% ../../nbs/11_verbs/10_data.ipynb #8b9ecc6b
@@ -136,7 +138,7 @@ def data_resolutions(args):
     class Resolutions:
         json_path: str                 # metadata JSON or another layout, or a folder of pictures
         output_dir: Path|None = None   # folder for resolutions.json, .csv, .png and .md; none: only printed
-        layout: str = 'auto'           # as for data split
+        layout: str = 'auto'           # how the data is laid out: auto, json, jsonl, sidecars, folders, folders-any, parquet, csv
         image_root: Path|None = None   # folder that relative image paths start from
         batch_size: int = 4            # for the plan of an epoch
         image: ImageConfig = field(default_factory=ImageConfig)

@@ -30,14 +30,15 @@ def latents_encode(args):
     class Encode(FromData):
         images: named(Path|None, '[IMAGES]') = None  # picture or folder; or give --data
         data: str|None = None                 # metadata JSON, folder, Parquet, CSV or JSONL
-        vae: str|None = None                  # folder or file of the VAE; none: embedded
+        vae: str|None = None                  # folder or file of the VAE, the same as --codec.vae; none: embedded
         out: Path                             # store (folder), or file with --format
         format: Literal['store', 'safetensors', 'npz', 'json'] = 'store' # json: model space, for old consumers
         part: str = '0/1'                     # i/n: this process takes part i of n; no coordinator is needed
-        dtype: Literal['fp16', 'bf16', 'fp32'] = 'fp16' # of the stored numbers
-        logvar: bool = False                  # also the log variances
-        flip: bool = False                    # also the mirrored pictures
-        space: Literal['raw', 'model']|None = None # of a dump
+        dtype: Literal['fp16', 'bf16', 'fp32'] = 'fp16' # of the stored numbers; --codec.dtype is what the VAE computes in
+        logvar: bool = False                  # also the log variances: what a draw from the posterior needs
+        flip: bool = False                    # also the mirrored pictures, the same as --image.flip
+        space: Literal['raw', 'model']|None = None # of --format safetensors and npz: posterior means as they are, or as diffusion models take them; none: raw
+        device: str|None = None               # cpu, cuda; none: the best there is
         image: ImageConfig = field(default_factory=ImageConfig)
         codec: CodecConfig = field(default_factory=CodecConfig)
     o = parse(Encode, args, 'latents encode')
@@ -48,7 +49,7 @@ def latents_encode(args):
 def _encode(o, part):
     from vaetag_nb.bucketing import check_range
     from vaetag_nb.latents.encode import dump_latents, encode_table
-    from vaetag_nb.sources import gather
+    from vaetag_nb.sources import gather, pick_device
     if (o.images is None) == (o.data is None): raise UsageError('give either IMAGES or --data: pictures, or a data set')
     check_range('codec.batch_size', o.codec.batch_size, 1, 2**16)
     if o.codec.sample != 'mode': raise UsageError('codec.sample: sample does not go with stored latents, which are means; --logvar keeps what a draw needs')
@@ -56,7 +57,8 @@ def _encode(o, part):
     if o.format != 'store' and (part != (0, 1) or o.flip or o.logvar): raise UsageError(f'--part, --flip and --logvar are for --format store, not for {o.format}')
     t, lost = None if o.data is None else o.read(o.data), {}
     paths = [str(p.source) for p in gather(o.images)] if t is None else t.paths
-    codec = o.codec.load()
+    if o.format == 'store' and o.space == 'model': raise UsageError('--space model: a store holds raw latents; the convention is applied when they are read')
+    codec = o.codec.load(pick_device(o.device))
     pre = o.image.preprocess(codec.multiple)
     if t is not None: lost = {r[0]: r[2] for r in t.report.rows.get('missing_images', ())}
     if t is not None and o.format == 'store':
@@ -69,6 +71,11 @@ def _encode(o, part):
     return Outcome(dict(encoded=rep.encoded, reused=rep.reused, failed=rep.failed, out=str(rep.store)), str(rep), int(bool(rep.failed)))
 
 # %% ../../nbs/11_verbs/20_latents.ipynb #240364eb
+def _could_be_vae(src):
+    "An error for a file of latents or numbers, which a VAE never is"
+    if Path(src).is_file() and Path(src).suffix in ('.npz', '.json', '.parquet'):
+        raise VaetagError(f'{src}: neither a store (the folder with meta.json) nor a VAE; what a file of latents holds, vaetag tag --from-latents reads')
+
 @verb('latents info')
 @dataclass(kw_only=True)
 class LatentsInfo:
@@ -82,6 +89,7 @@ class LatentsInfo:
             with LatentStore.open(self.src) as s: d = s.info() | s.stats()
         else:
             from vaetag_nb.latents.codec import Codec
+            _could_be_vae(self.src)
             d = Codec.load(self.src, self.config, self.family).info()
         return Outcome(d, aligned(d))
 
@@ -108,6 +116,7 @@ class LatentsCheck:
         if p.is_dir() and ((p/'meta.json').exists() or any(p.glob('shard-*.safetensors'))): return _check_store(p)
         from vaetag_nb.data.images import list_images
         from vaetag_nb.latents.check import check_vae
+        _could_be_vae(p)
         if self.side < 8: raise UsageError(f'--side {self.side}: give at least 8 pixels')
         images = [q for i in self.images for q in (list_images(i) if i.is_dir() else [i])]
         if self.images and not images: raise VaetagError(f'{self.images[0]}: holds no pictures')
@@ -137,6 +146,7 @@ class LatentsRecon:
         from vaetag_nb.latents.codec import Codec
         from vaetag_nb.recon import check_picture, lpips_or_reason
         codec = Codec.load(self.vae, self.config, self.family)
+        if self.resolution % codec.multiple: raise UsageError(f'--resolution {self.resolution}: no multiple of {codec.multiple}, the pixels of a latent cell')
         net, why = lpips_or_reason(self.lpips_net, self.lpips_weights, self.download)
         r = check_picture(codec, self.image, self.resolution, self.fit, self.seed if self.sample else None, net or why)
         files = r.write(self.out)
