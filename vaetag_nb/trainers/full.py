@@ -117,7 +117,7 @@ class FullTask(VaeBase):
             terms, extra, logs = self.recon_terms(batch, x[:n], mean[:n], None if logvar is None else logvar[:n], ctx)
         terms['classification'] = logs['classification'] = self.classify(self.head.out(e[:n]), batch['y'][:n])
         if self.semantic is not None:
-            terms['semantic'], more = self.semantic_term(e if self.wants_embedding else features(z, self.cfg.loss.semantic.on), batch, ctx.slice)
+            terms['semantic'], more = self.semantic_term(self.head.trained(e) if self.wants_embedding else features(z, self.cfg.loss.semantic.on), batch, ctx.slice)
             logs |= more
         return self.total(terms, extra, logs)
 

@@ -23,6 +23,7 @@ from ..core.rng import seeded
 from ..latents.store import LatentStore
 from ..losses import ClassificationLoss, bce
 from ..weighting import LearnedWeights, combined
+from ..models.classic import legal_heads
 from ..models.pool import PoolHead, local_features
 from ..models.heads import TagHead
 from ..models.timm_head import named_in
@@ -73,11 +74,11 @@ class HeadConfig:
     heads: int|None = None                  # pool, query: attention heads; none: as `size` says
     dropout: float = 0.                     # pool, query: on attention, MLP and embedding; timm: before the classifier
     drop_path: float = .1                   # pool, query, timm: chance that the last block is skipped
-    skip: int = 0                           # pool: side of a grid of simple features that reach the logits directly; 4 helps when pictures are few
+    skip: int = 4                           # pool: side of a grid of simple features that reach the logits directly; 0: none
     stem: int = 0                           # pool: residual blocks of 3x3 convolutions before the patches
     stem_width: int = 64                    # pool: their channels
     probe_start: bool = False               # pool with `skip`: start from a linear probe on the grid
-    probe_join: int = 0                     # pool without `skip`: after training, a linear probe on a grid of this side joins the head; 0: none
+    probe_join: int = 0                     # pool without `skip`: after training, a linear probe on a grid of this side joins the head; 8 helps when a tag has few pictures; 0: none
     queries: int = 100                      # query: learned queries at most; more tags than that share them
     name: str|None = None                   # timm: the model; none: as the folder `weights` says
     weights: str|None = None                # timm: local file, or folder in timm's layout, of a network trained on pictures
@@ -87,7 +88,7 @@ class HeadConfig:
     spatial: bool = True                    # attention: gates on channels and places
     self_attention: bool = True             # attention: of the compressed tokens
     cross_attention: bool = False           # attention: one query over the compressed tokens
-    attention_heads: int = 8                # attention: a divisor of half the latent channels
+    attention_heads: int|None = None        # attention: a divisor of half the latent channels; none: the largest up to 8
     attention_dropout: float = .1           # attention, query: on the weights of the attention after compression, or of the queries
     gradient_checkpointing: bool = False    # pool, query, timm: less memory, a third more time
 
@@ -96,7 +97,9 @@ class HeadConfig:
         own = dict(kind=self.head, channels=channels, num_tags=num_tags)
         if self.head in ('pool', 'query'): own |= {k: v if getattr(self, k) is None else getattr(self, k) for k, v in SIZES[self.size].items()}
         if self.head == 'timm': own |= dict(name=self.name or named_in(self.weights))
-        return own | {k: getattr(self, k) for k in SETTINGS[self.head]}
+        own |= {k: getattr(self, k) for k in SETTINGS[self.head]}
+        if self.head == 'attention' and self.attention_heads is None: own |= dict(attention_heads=max([h for h in legal_heads(channels, self.cross_attention) if h <= 8], default=1))
+        return own
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #ae364d0a
 @dataclass
@@ -174,7 +177,7 @@ def check(cfg:DecoderConfig)->DecoderConfig:
         if cfg.model.head != 'pool' or not cfg.model.skip: raise UsageError('model.probe_start: needs model.head: pool and model.skip above 0')
         if cfg.model.init: raise UsageError('model.probe_start: true contradicts model.init; leave out one of them')
     if cfg.model.probe_join and (cfg.model.head != 'pool' or cfg.model.skip or cfg.model.probe_join < 0):
-        raise UsageError(f'model.probe_join: {cfg.model.probe_join} needs model.head: pool and model.skip: 0, and a side above 0')
+        raise UsageError(f'model.probe_join: {cfg.model.probe_join} needs model.head: pool and model.skip: 0 (now {cfg.model.skip}), and a side above 0')
     return dc.replace(cfg, optim=optim)
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #5ab7cc48
@@ -272,8 +275,9 @@ def loss_head(self:DecoderTask, batch, ctx):
     if l.mixup: z, y = mixed(z, y, l.mixup, ctx.fold('mixup'))
     if self.semantic is None: return combined({k: self.loss(self.head(z), y) for k in self.base}, self.base)
     more = [batch['z_p'], batch['z_n']] if 'z_p' in batch else []
-    e, *others = self.head.embed(torch.cat([z, *more])).split(len(z))
+    e = self.head.embed(torch.cat([z, *more]))
     terms, kind = {k: self.loss(self.head.out(e[:n]), y[:n]) for k in self.base if k != self.cfg.loss.semantic.kind}, self.cfg.loss.semantic.kind
+    e, *others = self.head.trained(e).split(len(z))
     planned = (others[0], batch['y_p'], others[1], batch['y_n'], batch['valid']) if more else None
     if 'triplets' in batch: terms[kind], figures = term_of_triplets(self.semantic, ctx.slice, e, y, batch['triplets'], n)
     else: terms[kind], figures = term_of_all(self.semantic, ctx.slice, e, y, planned)
