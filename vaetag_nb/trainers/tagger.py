@@ -47,8 +47,8 @@ class DecoderLoss(LossMode):
     semantic: SemanticConfig = field(default_factory=SemanticConfig)
 
     def preset(self)->dict: # {term: weight}
-        "Classification in every mode; the semantic term in `research`."
-        return dict(classification=1., semantic=1. if self.mode == 'research' else 0.)
+        "Classification in every mode; in `research` the semantic term, too, at a weight that does no harm (page on losses and heads)."
+        return dict(classification=1., semantic=.05 if self.mode == 'research' else 0.)
 
     def base(self)->dict: # {term: weight}, the terms named by what they are
         "The active terms and their base weights."
