@@ -136,3 +136,9 @@ def test_unwritable_places_are_named(tmp_path):
     with pytest.raises(VaetagError, match='cannot write'): io.write_json(tmp_path, 1)
     with pytest.raises(VaetagError, match='cannot write'): io.write_json('/proc/x.json', 1)
     assert [p.name for p in tmp_path.iterdir()] == ['file']
+
+def test_a_folder_never_takes_the_place_of_a_file(tmp_path):
+    (tmp_path/'notes.txt').write_text('mine')
+    with pytest.raises(VaetagError, match='notes.txt: is a file, which would be lost; name a folder'):
+        with io.atomic_dir(tmp_path/'notes.txt') as d: (d/'x').write_text('ours')
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [('notes.txt', 'mine')]

@@ -44,7 +44,7 @@ def test_soft_labels_an_absent_tag_and_mixed_shapes_finish_in_every_mode(home, t
 
 @pytest.mark.parametrize('head,rates', [('pool', (3e-4, .05)), ('query', (3e-4, .05)), ('timm', (3e-4, .05)), ('plain', (1e-4, 1e-6)), ('attention', (1e-4, 1e-6))])
 def test_every_head_has_its_rates(home, tmp_path, head, rates):
-    o = check_full(config(home, tmp_path/'run', model=dict(head=head)))[0].optim
+    o = check_full(config(home, tmp_path/'run', model=dict(head=head, name='resnet10t' if head == 'timm' else None)))[0].optim
     assert (o.lr, o.weight_decay, o.vae_lr) == (*rates, 1e-5)
 
 def test_a_query_head_learns_with_the_vae(home, tmp_path):
