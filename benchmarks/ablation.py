@@ -31,7 +31,8 @@ HEADS = {'pool': dict(model=dict(TRUNK, skip=4)), 'pool skip 0': dict(model=dict
          'pool skip 0 stem': dict(model=dict(TRUNK, skip=0, stem=2, stem_width=32)), 'query': dict(model=dict(TRUNK, head='query')),
          'timm': dict(model=dict(head='timm', name='test_resnet')), 'plain': dict(model=dict(head='plain'), optim=CLASSIC),
          'attention': dict(model=dict(head='attention', attention_heads=8), optim=CLASSIC)}
-FIRST = [*(f'{l}/pool' for l in LOSSES), *(f'bce/{h}' for h in HEADS if h != 'pool'), *(f'{l}/pool skip 0' for l in ('standard', 'asl', 'triplet .5'))]
+FIRST = [*(f'{l}/pool' for l in ('bce', 'focal', 'standard', 'asl', 'triplet .5', 'research 1', 'research .05')), *(f'bce/{h}' for h in HEADS if h != 'pool stem'),
+         *(f'{l}/pool skip 0' for l in ('standard', 'asl', 'triplet .5')), *(f'{l}/plain' for l in ('triplet .5', 'research 1', 'research .05'))]
 PHOTOS = dict(number=1500, least=30, epochs=20, batch_size=32, ema=.95, optim=dict(lr=2e-3), eval=dict(every=5, batch_size=256, baselines=False), log_every=50, save_every=10,
               device='cpu', precision='no', codec=dict(family='taef2', dtype='fp32', batch_size=32), image=dict(base_resolution=72, max_resolution=96, bucket_step=24))
 SCENES = dict(number=400, epochs=10, batch_size=16, ema=.95, eval=dict(every=2, batch_size=256, baselines=False), log_every=50, save_every=10, device='cpu', precision='no')

@@ -71,7 +71,11 @@ def test_queries_see_their_own_tags_only():
     assert moved.tolist() == (head.out.query == 1).tolist()
     maps = head.evidence(z)
     assert maps.shape == (2, 7, 3, 3)
-    with torch.no_grad(): assert torch.allclose(maps.sum((2, 3)) + head.out.bias, head(z), atol=1e-5)
+    with torch.no_grad(): total = head(z) - head.out.bias
+    assert torch.allclose(maps.sum((2, 3)), total, atol=1e-5) and not head.exact_evidence       # adds up, and yet is attention: one sign a map, one form a query
+    assert ((maps > 0) == (total > 0)[..., None, None]).all()
+    form = maps/maps.sum((2, 3), keepdim=True)
+    assert all(torch.allclose(form[:, i], form[:, j], atol=1e-5) == (head.out.query[i] == head.out.query[j]) for i in range(7) for j in range(7))
 
 def test_fp16_latents_move_logits_by_less_than_two_hundredths():
     torch.manual_seed(0)
