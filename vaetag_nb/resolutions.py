@@ -133,11 +133,13 @@ def _repr_html_(self:Resolutions):
 
 # %% ../nbs/02a_resolutions.ipynb #94d1c33a
 def log_axis(axis, ends, label):
-    "Make a matplotlib axis logarithmic, with ticks at powers of two."
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    "Make a matplotlib axis logarithmic, with ticks at powers of two, or at even steps where it spans less than two of them."
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
     low, high = np.log2(ends)
+    at = 2.**np.arange(np.ceil(low), np.floor(high) + 1, max(1, round((high - low)/5)))
+    if len(at) < 3: at = [v for v in MaxNLocator(4).tick_values(*ends) if ends[0] <= v <= ends[1]]
     axis.axes.set(**{f'{axis.axis_name}scale': 'log', f'{axis.axis_name}lim': ends, f'{axis.axis_name}label': label})
-    axis.set_major_locator(FixedLocator(2.**np.arange(np.ceil(low), np.floor(high) + 1, max(1, round((high - low)/5)))))
+    axis.set_major_locator(FixedLocator(at))
     axis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:g}' if v >= 1 else f'1/{1/v:g}'))
     axis.set_minor_locator(NullLocator())
 

@@ -124,7 +124,7 @@ def _stratified(draw):
 METHODS = dict(stratified=_stratified, random=_random, hash=_hash, modulo=_modulo, column=_stratified)
 
 # %% ../../nbs/01_data/30_split.ipynb #594d0887
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Split:
     "The side of every record and how it was drawn."
     ids: list              # record keys
@@ -138,6 +138,7 @@ class Split:
     quality: dict = field(default_factory=dict) # JSON-able: sizes, deviations per tag, the same for a random split
 
     def __len__(self): return len(self.ids)
+    def __repr__(self): return f"Split({len(self)} records: {', '.join(f'{n} {s}' for s, n in self.sizes.items())}; {self.method}, seed {self.seed})"
 
     @cached_property
     def order(self):
@@ -194,7 +195,7 @@ def sides_of(self:Split, ids)->np.ndarray:
     new = np.flatnonzero(row < 0)
     if len(new):
         first = ', '.join(str(ids[i]) for i in new[:3])
-        raise VaetagError(f'{len(new)} of {len(row)} records are not in the split, first: {first}; place them with `data split --extend`, or let another file or run folder have a split of its own')
+        raise VaetagError(f'{len(new)} of {len(row)} records are not in the split, first: {first}; place them with --extend')
     return self.side[row]
 
 @patch
