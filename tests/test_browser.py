@@ -1,4 +1,4 @@
-"""A notebook that ends with the predictions dashboard, opened, run and moved in a real JupyterLab by a real browser."""
+"""Notebooks with dashboards, opened, run and moved in a real JupyterLab by a real browser."""
 import json, os, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 import pytest
@@ -14,6 +14,17 @@ from vaetag_nb.dashboards import Predictions
 table, _ = toy_tagger('toy')
 dash = Predictions(Tagger.load('toy/model'), table)
 dash'''
+
+BROWSERS = {'tags': 'dashboards.tags(table, most=4)', 'latents': "dashboards.latents('store', codec, side=96)",
+            'reconstructions': "dashboards.reconstructions({'a': codec, 'b': codec}, table.paths[:4], side=96)"}
+ON_BROWSER = '''import sys; sys.path.insert(0, {tests!r})
+from toy_tagger import toy_tagger
+from vaetag_nb import dashboards
+from vaetag_nb.bucketing import Preprocess
+from vaetag_nb.latents.encode import encode_table
+table, codec = toy_tagger('toy', steps=1)
+encode_table(table.ids, table.paths, codec, 'store', Preprocess(base=48, max=96, step=8))
+{call}'''
 
 def chromium(): return next((p for n in ('chromium', 'chromium-browser', 'google-chrome') if (p := shutil.which(n))), None)
 
@@ -70,25 +81,85 @@ def move_dashboard(page, expect):
     expect(note).to_contain_text('factor 1.60', timeout=30_000)
     expect(counts).not_to_have_text(before)
 
-@pytest.mark.parametrize('notebook', ['toy', 'nbs/tutorials/01_quickstart.ipynb'])
+def move_evidence(page, expect):
+    "A tag named under `evidence for` brings a fourth picture; another tag, another map; none takes it away."
+    field, pics = page.locator('.widget-combobox', has_text='evidence for').last.locator('input'), page.locator('img.widget-image:visible')
+    def name(tag): field.fill(tag); field.press('Enter')
+    name('red')
+    expect(page.locator('.vt-found')).to_contain_text('evidence for red', timeout=30_000)
+    expect(pics).to_have_count(4)
+    before = pics.nth(2).screenshot()
+    name('blue')
+    expect(page.locator('.vt-found')).to_contain_text('evidence for blue', timeout=30_000)
+    page.wait_for_timeout(500)
+    assert pics.nth(2).screenshot() != before
+    name('')
+    expect(pics).to_have_count(3)
+
+def move_tags(page, expect):
+    note = page.locator('.vt-note').last
+    expect(note).to_contain_text('page 1 of', timeout=60_000)
+    page.locator('.widget-text input').first.fill('red'); page.locator('.widget-text input').first.press('Tab')
+    expect(note).to_contain_text('red', timeout=30_000)
+    expect(page.locator('figure img')).to_have_count(4)
+    before = note.inner_text()
+    options = page.locator('.widget-select select').last
+    options.select_option(index=1)
+    expect(note).not_to_have_text(before, timeout=30_000)
+
+def move_latents(page, expect):
+    note, pics = page.locator('.vt-note').last, page.locator('img.widget-image')
+    expect(note).to_contain_text('1 of 24', timeout=60_000)
+    expect(pics).to_have_count(3)
+    shots = [p.screenshot() for p in pics.all()]
+    page.get_by_role('button', name='next').last.click()
+    expect(note).to_contain_text('2 of 24', timeout=30_000)
+    page.wait_for_timeout(500)
+    assert all(p.screenshot() != s for p, s in zip(pics.all(), shots))
+    table = page.locator('table').first.inner_text()
+    page.locator('.widget-dropdown select').last.select_option('raw space')
+    expect(note).to_contain_text('raw space', timeout=30_000)
+    assert page.locator('table').first.inner_text() != table
+
+def move_reconstructions(page, expect):
+    note, pic = page.locator('.vt-note').last, page.locator('img.widget-image').last
+    expect(note).to_contain_text('1 of 4', timeout=60_000)
+    before = pic.screenshot()
+    page.get_by_role('button', name='next').last.click()
+    expect(note).to_contain_text('2 of 4', timeout=30_000)
+    page.wait_for_timeout(500)
+    second = pic.screenshot()
+    assert second != before
+    handle = page.locator('.widget-slider .noUi-handle:visible').first
+    handle.focus()
+    for _ in range(4): page.keyboard.press('ArrowRight')
+    expect(note).to_contain_text('difference x8', timeout=30_000)
+    page.wait_for_timeout(500)
+    assert pic.screenshot() != second
+
+MOVES = dict(toy=(move_dashboard, move_evidence), tags=(move_tags,), latents=(move_latents,), reconstructions=(move_reconstructions,))
+TUTORIALS = ['nbs/tutorials/01_quickstart.ipynb', 'nbs/tutorials/02_latent_tagger.ipynb']
+
+@pytest.mark.parametrize('notebook', [*MOVES, *TUTORIALS])
 def test_dashboard_in_jupyterlab(lab, notebook):
     from playwright.sync_api import expect, sync_playwright
     import nbformat
     url, root = lab
-    if notebook == 'toy':
-        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(ON_TOY.format(tests=str(REPO/'tests')), id='dash')])
+    if notebook in MOVES:
+        source = ON_TOY.format(tests=str(REPO/'tests')) if notebook == 'toy' else ON_BROWSER.format(tests=str(REPO/'tests'), call=BROWSERS[notebook])
+        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, id='dash')])
         nb.metadata.kernelspec = dict(name='python3', display_name='Python 3', language='python')
         nbformat.write(nb, root/'dash.ipynb')
-    elif (REPO/notebook).exists(): shutil.copy(REPO/notebook, root/'dash.ipynb')
-    else: pytest.skip(f'{notebook} is not written yet')
-    asked = []
+    else: shutil.copy(REPO/notebook, root/'dash.ipynb')
+    asked, shots = [], os.environ.get('VAETAG_SCREENSHOTS')
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium(), headless=True, chromium_sandbox=False, args=CHROME)
         page = browser.new_page(viewport=dict(width=1400, height=1000))
         page.on('request', lambda r: asked.append(r.url))
         run_notebook(page, url, 'dash.ipynb', 600_000)
-        move_dashboard(page, expect)
-        if shots := os.environ.get('VAETAG_SCREENSHOTS'): page.screenshot(path=str(Path(shots)/f'lab_{Path(notebook).stem}.png'))
+        moves = MOVES.get(notebook, (move_dashboard,) if notebook == TUTORIALS[0] else ())
+        for move in moves: move(page, expect)
+        if shots: page.screenshot(path=str(Path(shots)/f'lab_{Path(notebook).stem}.png'))
         browser.close()
     outside = [u for u in asked if not u.startswith((url, 'data:', 'blob:', url.replace('http', 'ws')))]
     assert not outside, f'the page asked for {outside[:3]}'

@@ -7,7 +7,7 @@ __all__ = ['VERDICTS', 'BAR_STYLE', 'to_image', 'thumbnail', 'to_png', 'data_uri
            'strip', 'heat', 'verdicts', 'tag_bars', 'worth_showing', 'bar_axes']
 
 # %% ../nbs/07a_pictures.ipynb #2411ca22
-import base64, html, io
+import base64, html, io, math
 import numpy as np, torch, torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from .core.errors import VaetagError
@@ -92,12 +92,13 @@ def strip(images,     # anything that `to_image` takes
     "Pictures side by side, scaled to one height, on a transparent ground."
     ims = [to_image(x) for x in images]
     ims = [i.resize((max(1, round(i.width*height/i.height)), height), Image.Resampling.LANCZOS) for i in ims]
-    top = 16 if titles else 0
-    out = Image.new('RGBA', (sum(i.width + gap for i in ims) - gap, height + top), (0, 0, 0, 0))
+    titles, top, font = [*titles, *['']*(len(ims) - len(titles))], 16 if titles else 0, ImageFont.load_default(11)
+    widths = [max(i.width, math.ceil(font.getlength(t))) for i, t in zip(ims, titles)]    # a word may be wider than its picture
+    out = Image.new('RGBA', (sum(w + gap for w in widths) - gap, height + top), (0, 0, 0, 0))
     draw, x = ImageDraw.Draw(out), 0
-    for i, t in zip(ims, [*titles, *['']*(len(ims) - len(titles))]):
-        out.paste(i, (x, top)); draw.text((x, 1), t, (128, 128, 128), ImageFont.load_default(11))
-        x += i.width + gap
+    for i, t, w in zip(ims, titles, widths):
+        out.paste(i, (x, top)); draw.text((x, 1), t, (128, 128, 128), font)
+        x += w + gap
     return out
 
 # %% ../nbs/07a_pictures.ipynb #ab83c386

@@ -195,7 +195,7 @@ def sides_of(self:Split, ids)->np.ndarray:
     new = np.flatnonzero(row < 0)
     if len(new):
         first = ', '.join(str(ids[i]) for i in new[:3])
-        raise VaetagError(f'{len(new)} of {len(row)} records are not in the split, first: {first}; place them with --extend')
+        raise VaetagError(f'{len(new)} of {len(row)} records are not in the split, first: {first}; place them with `data split --extend`, or let another file or run folder have a split of its own')
     return self.side[row]
 
 @patch
