@@ -28,7 +28,7 @@ from vaetag_nb.trainers.tagger import DecoderConfig, train_decoder
 
 NUMBER, LEAST, START, FURTHER, LONGER = 800, 30, 12, 3, 10     # photos; photos of a tag; epochs: of the start, further; how many times as many for `longer`
 COMMON = dict(batch_size=16, log_every=20, save_every=10, device='cpu', precision='no', image=dict(base_resolution=48, max_resolution=64, bucket_step=16),
-              codec=dict(vae='embedded', batch_size=32), model=dict(d=96, depth=2, heads=4), optim=dict(lr=1e-3), eval=dict(batch_size=64, baselines=False))
+              codec=dict(vae='embedded', batch_size=32), model=dict(d=96, depth=2, heads=4, skip=0), optim=dict(lr=1e-3), eval=dict(batch_size=64, baselines=False))
 FULL = dict(epochs=FURTHER, loss=dict(semantic=dict(weight=0.), recon=dict(weight=1.)), optim=dict(lr=5e-4, vae_lr=1e-4))
 WHO, FIGURES = ('start', 'frozen', 'longer', 'full'), ('mAP', 'f1_micro', 'f1_macro')
 

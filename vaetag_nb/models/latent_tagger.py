@@ -75,7 +75,8 @@ def init_from(head:TagHead, vocab, model)->dict:    # `model`: what `load_model`
     a, b = ({k: v for k, v in h.spec().items() if k not in free} for h in (head, model.head))
     if a != b:
         k = next(k for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k))
-        raise VaetagError(f'model.init: {model.folder} has a {b["kind"]} head with {k} {b.get(k)}, asked for is a {a["kind"]} head with {k} {a.get(k)}')
+        hint = '' if k == 'channels' else f'; start it with model.{"head" if k == "kind" else k}: {b.get(k)}'
+        raise VaetagError(f'model.init: {model.folder} has a {b["kind"]} head with {k} {b.get(k)}, asked for is a {a["kind"]} head with {k} {a.get(k)}{hint}')
     own, of_tags = head.state_dict(), head.of_tags()
     head.load_state_dict({k: own[k] if k in of_tags else v for k, v in model.head.state_dict().items()})
     return copy_rows(head, vocab, model.head, model.vocab)
