@@ -59,14 +59,15 @@ def run_notebook(page, url, name, patience_ms):
     page.goto(f'{url}/lab/tree/{name}?reset')
     page.wait_for_selector('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell', timeout=120_000)
     page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=120_000)
-    page.set_default_timeout(patience_ms)
+    page.set_default_timeout(patience_ms)   # of the run
     assert page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')"), 'a cell failed'
+    page.set_default_timeout(30_000)
     # a long notebook shows only the cells in view
     page.evaluate("() => { const n = window.jupyterapp.shell.currentWidget.content; n.activeCellIndex = n.widgets.length - 1; n.scrollToItem(n.widgets.length - 1); }")
 
 def move_dashboard(page, expect):
     "Next shows another picture, the slider other bars and counts."
-    note, counts, pics = page.locator('.vt-note').last, page.locator('.vt-counts').last, page.locator('img.widget-image')
+    note, counts, pics = page.locator('.vt-note').last, page.locator('.vt-counts').last, page.locator('img.widget-image:visible')
     expect(note).to_contain_text('1 of ', timeout=120_000)
     pics.first.scroll_into_view_if_needed()
     expect(pics).to_have_count(3)
@@ -83,7 +84,7 @@ def move_dashboard(page, expect):
 
 def move_evidence(page, expect):
     "A tag named under `evidence for` brings a fourth picture; another tag, another map; none takes it away."
-    field, pics = page.locator('.widget-combobox', has_text='evidence for').last.locator('input'), page.locator('img.widget-image:visible')
+    field, pics = page.get_by_placeholder('a tag', exact=True).last, page.locator('img.widget-image:visible')
     def name(tag): field.fill(tag); field.press('Enter')
     name('red')
     expect(page.locator('.vt-found')).to_contain_text('evidence for red', timeout=30_000)
@@ -108,7 +109,7 @@ def move_tags(page, expect):
     expect(note).not_to_have_text(before, timeout=30_000)
 
 def move_latents(page, expect):
-    note, pics = page.locator('.vt-note').last, page.locator('img.widget-image')
+    note, pics = page.locator('.vt-note').last, page.locator('img.widget-image:visible')
     expect(note).to_contain_text('1 of 24', timeout=60_000)
     expect(pics).to_have_count(3)
     shots = [p.screenshot() for p in pics.all()]
