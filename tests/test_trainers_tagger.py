@@ -235,5 +235,5 @@ def test_missing_files_are_named(home, tmp_path, change, text):
 def test_too_many_broken_pictures_stop_the_run_before_it_starts(home, tmp_path):
     for p in (home/'scenes'/'images').glob('*.png'): (tmp_path/p.name).write_bytes(p.read_bytes()[:60] if p.stem < '000005' else p.read_bytes())
     (tmp_path/'data.json').write_text(json.dumps({p.name: 'red' for p in sorted(tmp_path.glob('*.png'))}))
-    with pytest.raises(VaetagError, match=r'\d of 36 pictures cannot be used'): train_decoder(config(home, tmp_path/'run', data=dict(metadata=str(tmp_path/'data.json'), tags=None), latents=dict(store=str(tmp_path/'store'))))
+    with pytest.raises(VaetagError, match=r'\d of the \d+ pictures looked at \(of 36\) cannot be used'): train_decoder(config(home, tmp_path/'run', data=dict(metadata=str(tmp_path/'data.json'), tags=None), latents=dict(store=str(tmp_path/'store'))))
     assert not (tmp_path/'run'/'checkpoints').exists()

@@ -233,8 +233,9 @@ def encode_table(ids,               # record keys, all different
     bar = track(desc='encode', total=len(todo), unit='image')
     with ShardWriter(out, meta['fingerprint'], part[0], shard_mib) as writer, bar:
         for d, source in batches:
+            good += len(d.rows)
             if len(failed) > max_bad*len(work.keys): break
-            d, good = d._replace(rows=todo[d.rows]), good + len(d.rows)
+            d = d._replace(rows=todo[d.rows])
             cols = _columns(work, d, source)
             for f, need in needs.items():
                 k = np.flatnonzero(need[d.rows])
@@ -273,9 +274,10 @@ def dump_latents(paths, codec, out, preprocess,
     if (format, dtype) == ('npz', 'bf16'): raise UsageError('dtype bf16 in format npz: numpy has no such type; take fp16 or fp32')
     if format == 'store': return encode_table(paths, paths, codec, out, preprocess, dtype, batch_size, threads=threads, max_bad=max_bad)
     preprocess.check(codec.multiple); unique_hashes(paths)
-    failed, found = {}, {}
+    failed, found, good = {}, {}, 0
     with track(desc='encode', total=len(paths), unit='image') as bar:
         for d, _ in decoded(paths, preprocess, None, None, batch_size, threads, depth_for(codec), failed):
+            good += len(d.rows)
             if len(failed) > max_bad*len(paths): break
             names = [paths[i] for i in d.rows]
             z, _ = raw_latents(codec, d.images, names, 'fp32')
@@ -283,7 +285,7 @@ def dump_latents(paths, codec, out, preprocess,
             must_be_finite(z, names); found.update(zip(names, map(torch.clone, z))); bar.update(len(names))
     found = {p: found[p] for p in paths if p in found}
     lost = {paths[i]: why for i, why in sorted(failed.items())}
-    check_failed(lost, len(paths), max_bad, len(found) + len(lost))
+    check_failed(lost, len(paths), max_bad, good + len(lost))
     some = [f'{p}: {why}' for p, why in lost.items()][:3]
     if not found: raise VaetagError('; '.join([f'no readable picture among {len(paths)}', *some]))
     about = dict(space=space, codec=codec.spec(), preprocess=preprocess.to_dict())
