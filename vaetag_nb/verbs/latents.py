@@ -71,7 +71,7 @@ def _encode(o, part):
     return Outcome(dict(encoded=rep.encoded, reused=rep.reused, failed=rep.failed, out=str(rep.store)), str(rep), int(bool(rep.failed)))
 
 # %% ../../nbs/11_verbs/20_latents.ipynb #240364eb
-def _could_be_vae(src):
+def _no_dump(src):
     "An error for a file of latents or numbers, which a VAE never is"
     if Path(src).is_file() and Path(src).suffix in ('.npz', '.json', '.parquet'):
         raise VaetagError(f'{src}: neither a store (the folder with meta.json) nor a VAE; what a file of latents holds, vaetag tag --from-latents reads')
@@ -89,7 +89,7 @@ class LatentsInfo:
             with LatentStore.open(self.src) as s: d = s.info() | s.stats()
         else:
             from vaetag_nb.latents.codec import Codec
-            _could_be_vae(self.src)
+            _no_dump(self.src)
             d = Codec.load(self.src, self.config, self.family).info()
         return Outcome(d, aligned(d))
 
@@ -116,7 +116,7 @@ class LatentsCheck:
         if p.is_dir() and ((p/'meta.json').exists() or any(p.glob('shard-*.safetensors'))): return _check_store(p)
         from vaetag_nb.data.images import list_images
         from vaetag_nb.latents.check import check_vae
-        _could_be_vae(p)
+        _no_dump(p)
         if self.side < 8: raise UsageError(f'--side {self.side}: give at least 8 pixels')
         images = [q for i in self.images for q in (list_images(i) if i.is_dir() else [i])]
         if self.images and not images: raise VaetagError(f'{self.images[0]}: holds no pictures')
