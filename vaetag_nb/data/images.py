@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CROPS', 'FITS', 'FILTERS', 'IN_TORCH', 'GIANT', 'one_by_one', 'giants', 'crop_box', 'fit_box', 'pillow_resize',
            'resize', 'size_of', 'as_array', 'cut', 'fit_pixels', 'resize_to', 'work_alone', 'cores', 'pool',
-           'torchcodec_jpeg', 'plain_jpeg', 'pixels', 'is_giant', 'read', 'Loaded', 'target_size', 'load_batch',
-           'to_float', 'to_uint8', 'EXTENSIONS', 'MAX_PIXELS', 'WHITE', 'ImageError', 'list_images', 'load_image',
-           'image_sizes']
+           'torchcodec_jpeg', 'plain_jpeg', 'pixels', 'is_giant', 'read', 'Loaded', 'target_size', 'load_each',
+           'load_batch', 'to_float', 'to_uint8', 'EXTENSIONS', 'MAX_PIXELS', 'WHITE', 'ImageError', 'list_images',
+           'load_image', 'image_sizes']
 
 # %% ../../nbs/01_data/20_images.ipynb #16e92ada
 import functools, io, math, os, threading
@@ -97,7 +97,8 @@ def cut(a,                # the picture: Pillow image, or pixels (h, w, 3)
         a = as_array(a)
     if inside: return a[y0:y1, x0:x1]
     out = np.empty((y1 - y0, x1 - x0, 3), np.uint8); out[:] = background
-    out[-y0:h-y0, -x0:w-x0] = a
+    x, y, right, low = max(0, x0), max(0, y0), max(x0, 0, min(x1, w)), max(y0, 0, min(y1, h))
+    out[y-y0:low-y0, x-x0:right-x0] = a[y:low, x:right]
     return out
 
 def fit_pixels(a, size, fit='crop', crop='center', u=None, filter='lanczos', background=WHITE):
@@ -201,6 +202,31 @@ def target_size(sizes)->tuple:
     if w < 1 or h < 1 or w*h > MAX_PIXELS: raise UsageError(f'size: {w} x {h} is not between 1 x 1 and {MAX_PIXELS:,} pixels')
     return w, h
 
+# %% ../../nbs/01_data/20_images.ipynb #634dacf5
+def load_each(sources,          # files; bytes and Pillow images also go
+              size,             # (width, height) of the batch
+              fit,              # fit(i, picture) -> uint8 (height, width, 3) and the box that it shows; called by many threads
+              threads=None,     # how many decode at once; `None` is one a core, 8 at most
+              background=WHITE, # RGB below transparency
+              max_pixels=MAX_PIXELS, # larger pictures are errors
+              )->Loaded:
+    "Decode pictures and make a batch of what `fit` returns for each."
+    tw, th = target_size(size)
+    out, boxes = torch.empty(len(sources), th, tw, 3, dtype=torch.uint8), np.zeros((len(sources), 4), np.int32)
+    def one(i, giant=False):
+        try:
+            source = read(sources[i])
+            if is_giant(source) and not giant: return GIANT
+            out[i], boxes[i] = fit(i, pixels(source, background, max_pixels))
+        except ImageError as e: return e.reason
+    threads = min(cores(), 8) if threads is None else threads
+    with quiet: reasons = [*(map if threads < 2 or len(sources) < 2 else pool(threads, os.getpid()).map)(one, range(len(sources)))]
+    for i in [i for i, r in enumerate(reasons) if r == GIANT]:
+        with giants: reasons[i] = one(i, giant=True)
+    errors = {i: r for i, r in enumerate(reasons) if r}
+    if errors: good = [i for i in range(len(sources)) if i not in errors]; out, boxes = out[good], boxes[good]
+    return Loaded(out.permute(0, 3, 1, 2), boxes, errors)
+
 # %% ../../nbs/01_data/20_images.ipynb #66a69630
 def load_batch(paths,            # files; bytes and Pillow images also go
                size,             # (width, height) of the batch
@@ -215,21 +241,9 @@ def load_batch(paths,            # files; bytes and Pillow images also go
     "Decode and resize pictures to one batch of 8-bit pixels."
     tw, th = target_size(size)
     fit_box(1, 1, tw, th, fit, crop), resize(np.zeros((1, 1, 3), np.uint8), (1, 1), filter)  # wrong words fail before the work
-    out, boxes = torch.empty(len(paths), th, tw, 3, dtype=torch.uint8), np.zeros((len(paths), 4), np.int32)
-    def one(i, giant=False):
-        try:
-            source, u = read(paths[i]), None if us is None else us[i]
-            if is_giant(source) and not giant: return GIANT
-            out[i], boxes[i] = fit_pixels(pixels(source, background, max_pixels), (tw, th), fit, crop, u, filter, background)
-        except ImageError as e: return e.reason
     if us is not None and len(us) != len(paths): raise UsageError(f'{len(us)} draws `us` for {len(paths)} pictures')
-    threads = min(cores(), 8) if threads is None else threads
-    with quiet: reasons = [*(map if threads < 2 or len(paths) < 2 else pool(threads, os.getpid()).map)(one, range(len(paths)))]
-    for i in [i for i, r in enumerate(reasons) if r == GIANT]:
-        with giants: reasons[i] = one(i, giant=True)
-    errors = {i: r for i, r in enumerate(reasons) if r}
-    if errors: good = [i for i in range(len(paths)) if i not in errors]; out, boxes = out[good], boxes[good]
-    return Loaded(out.permute(0, 3, 1, 2), boxes, errors)
+    def one(i, a): return fit_pixels(a, (tw, th), fit, crop, None if us is None else us[i], filter, background)
+    return load_each(paths, (tw, th), one, threads, background, max_pixels)
 
 # %% ../../nbs/01_data/20_images.ipynb #98e0b139
 def to_float(x:torch.Tensor)->torch.Tensor:
