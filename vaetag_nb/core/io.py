@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['atomic_file', 'atomic_dir', 'to_json', 'write_json', 'read_json', 'append_jsonl', 'read_jsonl', 'write_parquet',
            'read_parquet', 'write_csv', 'save_tensors', 'open_tensors', 'load_tensors', 'save_tree', 'load_tree',
-           'load_pickle', 'hash_file', 'hash_json', 'hash_tensors']
+           'load_pickle', 'cache_folder', 'hash_file', 'hash_json', 'hash_tensors']
 
 # %% ../../nbs/00_core/40_io.ipynb #e0ae0982
 import hashlib, json, math, os, pickle, secrets, shutil, warnings, zipfile
@@ -211,6 +211,15 @@ def load_pickle(path, trust=False): # `trust`: let the pickle run what it wants;
         raise VaetagError(f'{path}: this pickle needs the Python module {e.name}; run this where that can be imported') from e
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, UnicodeDecodeError, zipfile.BadZipFile) as e:
         raise VaetagError(f"{path}: not a torch file, or a torn one: {' '.join(str(e).split())[:120]}") from e
+
+# %% ../../nbs/00_core/40_io.ipynb #cf85a61e
+def cache_folder(*parts:str)->Path:
+    "Where regenerable files are kept: `VAETAG_CACHE`, else the system's cache folder of the user; made if absent."
+    base = os.environ.get('VAETAG_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'vaetag'
+    path = Path(base, *parts)
+    try: path.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise VaetagError(f'{path}: cannot make the cache folder: {e.strerror}; point VAETAG_CACHE at one') from e
+    return path
 
 # %% ../../nbs/00_core/40_io.ipynb #365c2db5
 def hash_file(path)->str:

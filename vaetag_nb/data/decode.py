@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXTENSIONS', 'MAX_BYTES', 'MAX_PIXELS', 'quiet', 'DENIED', 'T', 'TURNS', 'WHITE', 'ImageError', 'list_images',
-           'open_file', 'Quiet', 'reason_of', 'open_image', 'check_scans', 'cut_png', 'decode', 'orientation',
-           'white_level', 'to_8bit', 'to_rgb', 'load_image']
+           'why_not', 'open_far', 'open_file', 'Quiet', 'reason_of', 'open_image', 'check_scans', 'cut_png', 'decode',
+           'orientation', 'white_level', 'to_8bit', 'to_rgb', 'load_image']
 
 # %% ../../nbs/01_data/15_decode.ipynb #4c3ac369
 import io, math, os, stat, threading, warnings
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from ..core.errors import VaetagError
+from .files import file_size, is_remote, member_of, open_bytes
 
 # %% ../../nbs/01_data/15_decode.ipynb #b4b258c3
 class ImageError(VaetagError):
@@ -43,13 +44,25 @@ def list_images(folder)->list: # paths below `folder`, sorted as text
 MAX_BYTES  = 2**30        # larger files are refused unread
 MAX_PIXELS = 178_956_970  # larger pictures are refused undecoded: Pillow's own hard limit, 0.7 GB at 4 bytes a pixel
 
+def why_not(n:int)->str:
+    "Why a file of `n` bytes is no picture; empty if it may be one."
+    return 'empty file' if n == 0 else f'{n:,} bytes, over the limit of {MAX_BYTES:,}' if n > MAX_BYTES else ''
+
+def open_far(path):
+    "A remote file or a member of an archive as bytes in memory; an `ImageError` as of `open_file`."
+    try:
+        if reason := why_not(file_size(path)): raise ImageError(path, reason)
+        with open_bytes(path) as f: return f if isinstance(f, io.BytesIO) else io.BytesIO(f.read())
+    except ImageError: raise
+    except VaetagError as e: raise ImageError(path, str(e).removeprefix(f'{path}: ')) from e
+
 def open_file(path):
     "`path` opened for reading bytes; an `ImageError` if it is absent, no regular file, empty or over `MAX_BYTES`."
+    if is_remote(path) or member_of(path): return open_far(path)
     try: fd = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0) | getattr(os, 'O_BINARY', 0))
     except (OSError, ValueError) as e: raise ImageError(path, f"cannot open: {getattr(e, 'strerror', None) or e}") from e
     st = os.fstat(fd)
-    reason = ('not a regular file' if not stat.S_ISREG(st.st_mode) else 'empty file' if st.st_size == 0 else
-              f'{st.st_size:,} bytes, over the limit of {MAX_BYTES:,}' if st.st_size > MAX_BYTES else None)
+    reason = why_not(st.st_size) if stat.S_ISREG(st.st_mode) else 'not a regular file'
     if reason: os.close(fd); raise ImageError(path, reason)
     return io.FileIO(fd)
 

@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['SKIPPED', 'DEPTHS', 'PARSERS', 'exif_turn', 'xmp_turn', 'Head', 'jpeg_head', 'jpeg_size', 'png_text_turn', 'png_size',
-           'gif_size', 'webp_size', 'bmp_size', 'peek_size', 'pillow_size', 'picture_size', 'read_sizes', 'image_sizes']
+           'gif_size', 'webp_size', 'bmp_size', 'peek_size', 'pillow_size', 'picture_size', 'read_sizes', 'file_state',
+           'image_sizes']
 
 # %% ../../nbs/01_data/17_sizes.ipynb #7892d16f
 import io, os, re, zlib
 from struct import error as StructError, unpack_from
 import numpy as np, pandas as pd
-from ..core.errors import VaetagError
+from ..core.errors import VaetagError, naming
 from ..core.io import read_parquet, write_parquet
 from ..core.progress import say, track
+from .files import file_size, member_of
 from .decode import ImageError, MAX_PIXELS, TURNS, open_file, open_image, orientation, quiet, reason_of
 
 # %% ../../nbs/01_data/17_sizes.ipynb #331c246f
@@ -160,6 +162,11 @@ def read_sizes(cache)->dict:
     except VaetagError as e: say(f'{e}; all sizes are read again'); return {}
     return dict(zip(df.path, zip(*(df[c].tolist() for c in cols[1:]))))
 
+def file_state(path)->tuple: # (bytes, time of change in ns); of a member of an archive, the archive's time
+    "What tells whether a file is still the one that was measured."
+    if not (m := member_of(path)): st = os.stat(path); return st.st_size, st.st_mtime_ns
+    with naming(m[0]): return file_size(path), os.stat(m[0]).st_mtime_ns
+
 def image_sizes(paths,        # files
                 cache=None,   # Parquet file that keeps sizes between runs
                 )->tuple:     # widths, heights (int32, standing upright, 0 where unreadable), `{str(path): reason}`
@@ -170,11 +177,12 @@ def image_sizes(paths,        # files
     for i, p in enumerate(track(paths, 'sizes', leave=False) if len(paths) > 1000 else paths):
         try:
             if cache:
-                st, key = os.stat(p), os.path.abspath(p)
-                if (hit := known.get(key, ())) [:2] == (st.st_size, st.st_mtime_ns): out[:, i] = hit[2:]; continue
+                now, key = file_state(p), os.path.abspath(p)
+                if (hit := known.get(key, ())) [:2] == now: out[:, i] = hit[2:]; continue
             out[:, i] = size = picture_size(p)
-            if cache: fresh[key] = (st.st_size, st.st_mtime_ns, *size)
+            if cache: fresh[key] = (*now, *size)
         except ImageError as e: errors[p] = e.reason
+        except VaetagError as e: errors[p] = str(e).removeprefix(f'{p}: ')
         except (OSError, ValueError) as e: errors[p] = f"cannot open: {getattr(e, 'strerror', None) or e}"
     if fresh: write_parquet(cache, pd.DataFrame([(k, *v) for k, v in (known | fresh).items()], columns=['path', 'bytes', 'mtime_ns', 'width', 'height']))
     return out[0], out[1], errors

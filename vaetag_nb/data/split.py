@@ -18,20 +18,19 @@ from ..core.errors import UsageError, VaetagError, nearest
 from ..core.io import atomic_file, read_parquet, to_json
 from ..core.progress import say, track
 from ..core.rng import np_rng
-from .files import is_remote, open_bytes
+from .files import file_size, member_of, member_range, open_bytes
 from .stratify import SideErrors, even_sizes, numbered, quality, side_sizes, stratify
 
 # %% ../../nbs/01_data/30_split.ipynb #0055aa05
 def _size(path):
     "Bytes of a file, -1 where it cannot be opened"
-    try:
-        if not is_remote(path): return os.stat(path).st_size
-        with open_bytes(path) as f: return f.seek(0, os.SEEK_END)
-    except (OSError, VaetagError): return -1
+    try: return file_size(path)
+    except VaetagError: return -1
 
 def _digest(path):
-    "SHA-256 of a file's content, or None where it cannot be read"
+    "SHA-256 of a file's content (of a member what the archive's index says), or None where it cannot be read"
     try:
+        if member_of(path) and (known := member_range(path)[3]): return known
         with open_bytes(path) as f:
             h = hashlib.sha256()
             while block := f.read(1 << 20): h.update(block)
