@@ -8,7 +8,7 @@ __all__ = ['is_remote', 'reaching', 'filesystem', 'member_of', 'TarIndex', 'read
            'read_bytes', 'read_text', 'file_size', 'join', 'folder_of', 'list_files', 'Finder', 'natural']
 
 # %% ../../nbs/01_data/00_files.ipynb #1a47c757
-import io, os, re, tarfile, threading
+import io, json, os, re, tarfile, threading
 from contextlib import contextmanager
 import numpy as np
 from ..core.errors import VaetagError, naming
