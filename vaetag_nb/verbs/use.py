@@ -113,28 +113,31 @@ class EvalTagger(FromData):
     tags: Path|None = None          # tags CSV of what was looked for in the data; none: every tag of the model, absent where it is not named
     model: Path                     # model folder
     data: str                       # metadata JSON, folder, Parquet, CSV or JSONL
-    split: Path|None = None         # split.parquet
-    side: str|None = None           # with --split: train, val or test
+    split: Path|None = None         # split.parquet; or train, val or test: that side of the model's own split, else of the data's column split
+    side: str|None = None           # with a split.parquet: train, val or test
     thresholds: str = 'auto'        # auto (the model's own), a number, or an optimal_thresholds.json
+    rule: Literal['auto', 'tag', 'category', 'global', 'mcut'] = 'auto' # with auto, which of the model's thresholds; mcut only tags
     fit_thresholds: bool = False    # fit thresholds to this data and write them into the model folder and to --out
     objective: Literal['macro_f1', 'micro_f1'] = 'macro_f1' # what the fitted global threshold maximises
-    min_positives: int = 10         # rarer tags get the global threshold
+    fallback: Literal['global', 'category'] = 'global' # where the threshold of a rarer tag comes from
+    min_positives: int = 10         # a tag with fewer is rare: it gets no fitted threshold of its own, and no suspects
     mode: Literal['auto', 'exact', 'hist'] = 'auto' # how curves are kept: all scores, or in bins
     bootstrap: int = 0              # draws for 95 % intervals; 0: none
     batch_size: int = 8             # pictures computed at once
     keep_unlabelled: bool = False   # records without labels count as having none of the tags; else they are left out
     out: Path|None = None           # folder for evaluation_results.csv, evaluation_results_overall.json and more
+    suspects: Path|None = None      # CSV for labels that the scores contradict, worst first: path,tag,label,score,threshold
+    suspects_max: int = 1000        # of these at most
+    save_predictions: Path|None = None # folder for the scores of all tags, for eval compare
     seed: int = 0                   # of the draws
     def __call__(self):
-        from vaetag_nb.data import split
-        from vaetag_nb.evaluate import evaluate_tagger
-        t = self.read(self.data)
-        if (self.split is None) != (self.side is None): raise UsageError('--split and --side go together: a split.parquet, and train, val or test')
-        if self.split is not None: t = split.apply(t, split.Split.read(self.split)).where(split=self.side)
+        from vaetag_nb.evaluate import evaluate_tagger, one_side
+        t, side = one_side(self.read(self.data), self.model, self.split, self.side)
         rep = evaluate_tagger(self.model, t, self.thresholds, self.fit_thresholds, self.objective, self.min_positives, self.mode, self.bootstrap,
-                              self.seed, self.batch_size, self.side or Path(self.data).name, self.out,
+                              self.seed, self.batch_size, side or Path(self.data).name, self.out,
                               self.keep_unlabelled, self.strict, self.max_bad,
-                              closed=self.tags is not None or Path(self.data).suffix == '.parquet')
+                              closed=self.tags is not None or Path(self.data).suffix == '.parquet', fallback=self.fallback, rule=self.rule,
+                              suspects=self.suspects, most=self.suspects_max, save=self.save_predictions)
         rows = rep.per_tag.sort_values('support', ascending=False, kind='stable')[['class_name', 'support', 'precision', 'recall', 'f1', 'ap', 'threshold']]
         return Outcome(rep.summary, f'{rows.head(20).round(3).to_string(index=False)}\n\n{rep}')
 
