@@ -133,10 +133,10 @@ class EvalTagger(FromData):
     def __call__(self):
         from vaetag_nb.evaluate import evaluate_tagger, one_side
         t, side = one_side(self.read(self.data), self.model, self.split, self.side)
-        rep = evaluate_tagger(self.model, t, self.thresholds, self.fit_thresholds, self.objective, self.min_positives, self.mode, self.bootstrap,
-                              self.seed, self.batch_size, side or Path(self.data).name, self.out,
-                              self.keep_unlabelled, self.strict, self.max_bad,
-                              closed=self.tags is not None or Path(self.data).suffix == '.parquet', fallback=self.fallback, rule=self.rule,
+        rep = evaluate_tagger(self.model, t, self.thresholds, self.fit_thresholds, objective=self.objective, min_positives=self.min_positives, fallback=self.fallback,
+                              mode=self.mode, draws=self.bootstrap, seed=self.seed, batch_size=self.batch_size, name=side or Path(self.data).name, out=self.out,
+                              keep_unlabelled=self.keep_unlabelled, strict=self.strict, max_bad=self.max_bad,
+                              closed=self.tags is not None or Path(self.data).suffix == '.parquet', rule=self.rule,
                               suspects=self.suspects, most=self.suspects_max, save=self.save_predictions)
         rows = rep.per_tag.sort_values('support', ascending=False, kind='stable')[['class_name', 'support', 'precision', 'recall', 'f1', 'ap', 'threshold']]
         return Outcome(rep.summary, f'{rows.head(20).round(3).to_string(index=False)}\n\n{rep}')
