@@ -153,7 +153,7 @@ class Thresholds:
     global_f1: float|None = None # value of the objective there
     f1: np.ndarray|None = None   # of each tag at its threshold, where it was fitted; NaN: no positives
     positives: np.ndarray|None = None
-    source: list|None = None # 'tag', 'category' or 'global' per tag
+    source: list|None = None # 'tag', 'category', 'global', or 'none' (a rating without a threshold) per tag
     category: dict = field(default_factory=dict) # {category id: threshold}
     rule: str = 'tag'
     objective: str = 'macro_f1'
@@ -190,6 +190,7 @@ def fit_thresholds(scores, targets=None, mask=None,   # as for `best_f1_threshol
                    fallback:str='global',             # where such a tag's threshold comes from: global or category
                    names=None,                        # tags; default: those of a meter, or numbers
                    categories=None,                   # category id per tag, for `fallback='category'`
+                   ratings:bool=True,                 # whether tags of category 9 get one; if not, they are told apart by their highest score
                    split:str|None=None,               # what the scores are of, kept in the file
                    )->Thresholds:
     "Fit a threshold to every tag that has enough positives, and one or more for the rest."
@@ -201,16 +202,19 @@ def fit_thresholds(scores, targets=None, mask=None,   # as for `best_f1_threshol
     names = [str(i) for i in range(scores.tags)] if names is None else list(names)
     curves = scores.curves()
     positives = np.array([c.positives for c in curves])
-    t, f = global_threshold(scores, objective=objective)
-    own = positives >= max(1, min_positives)
+    rated = np.zeros(scores.tags, bool) if ratings or categories is None else np.asarray(categories) == 9
+    t, f = global_threshold(scores, objective=objective, tags=np.flatnonzero(~rated))
+    own = (positives >= max(1, min_positives)) & ~rated
     per_tag, f1, source = np.full(scores.tags, t), np.full(scores.tags, np.nan), np.full(scores.tags, 'global', object)
     for i in np.flatnonzero(own):
         c = curves[i]
         per_tag[i], f1[i], source[i] = middle(*widest(c.score, c.below, c.f1)), c.f1.max(), 'tag'
     by_category = {} if fallback == 'global' else _by_category(scores, categories, positives, objective, min_positives)
+    by_category = {c: v for c, v in by_category.items() if ratings or c != 9}
     for c, tc in by_category.items():
         at = np.flatnonzero(~own & (np.asarray(categories) == c))
         per_tag[at], source[at] = tc, 'category'
+    source[rated] = 'none'
     for v in np.unique(per_tag[~own]):
         at = np.flatnonzero(~own & (per_tag == v))
         f1[at] = _f1_at(scores, at, v)
@@ -232,7 +236,7 @@ def to_json(self:Thresholds, path):
     n = len(self)
     columns = zip(self.names, self.per_tag, [None]*n if self.f1 is None else self.f1,
                   [None]*n if self.positives is None else self.positives.tolist(), self.source or ['global']*n)
-    rows = {name: dict(threshold=float(t), f1_score=_clean(f), positives=p, source=s) for name, t, f, p, s in columns}
+    rows = {name: dict(threshold=float(t), f1_score=_clean(f), positives=p, source=s) for name, t, f, p, s in columns if s != 'none'}
     write_json(path, dict(global_threshold=self.global_threshold, global_f1=_clean(self.global_f1), per_class_thresholds=rows,
                           rule=self.rule, objective=self.objective, min_positives=self.min_positives, split=self.split,
                           n_samples=self.n_samples, category={str(c): t for c, t in self.category.items()}))

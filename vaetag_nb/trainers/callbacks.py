@@ -194,14 +194,16 @@ class Checkpointer:
     def __init__(self,
                  every=1,        # epochs, or '500 steps', '10 minutes'
                  keep_last=2,    # the last ones that stay; the one of the best step stays too
-                 keep_every=0):  # the one at the end of every so many epochs stays for good
+                 keep_every=0,   # the one at the end of every so many epochs stays for good
+                 minutes=0):     # one every so many minutes, too; 0: none
         self.every, self.keep_last, self.keep_every = Every(every), keep_last, keep_every
+        self.clock = Every(f'{minutes} minutes')
     def save(self, t):
         if not t.run: return
         t.save()
         on_main(t.p, lambda: t.run.prune(self.keep_last, self.keep_every))
     def after_step(self, t):
-        if self.every.at_step(t): self.save(t)
+        if self.every.at_step(t) or self.clock.at_step(t): self.save(t)
     def after_epoch(self, t):
         if self.every.at_epoch(t) and t.epoch < t.epochs: self.save(t)
     def after_fit(self, t): self.save(t)

@@ -79,7 +79,8 @@ def load_optimizer(opt, tree:dict, where):
     opt.load_state_dict(dict(state=tree['state'], param_groups=new['param_groups']))
 
 # %% ../../nbs/06_trainers/20_checkpoint.ipynb #4745a72d
-FREE = ('out', 'epochs', 'steps', 'workers', 'device', 'log_every', 'save_every', 'keep_last', 'keep_every', 'compile')
+FREE = ('name', 'out', 'epochs', 'steps', 'workers', 'device', 'log_every', 'save_every', 'save_minutes', 'keep_last', 'keep_every', 'compile',
+        'model.compile', 'track')
 
 def check_settings(old:dict,      # settings of the checkpoint
                    new:dict,      # settings of this run

@@ -65,8 +65,10 @@ class Trainer:
             raise UsageError(f'eval_every: {eval_every}: a validation by the clock does not repeat; give epochs or steps')
         own = dict(seed=seed, epochs=epochs, steps=steps, accumulate=accumulate, precision=precision,
                    max_grad_norm=max_grad_norm, ema=ema, ema_warmup=ema_warmup, eval_every=eval_every)
-        config = to_dict(config) if hasattr(config, '__dataclass_fields__') else config or {}
+        whole = hasattr(config, '__dataclass_fields__')
+        config = to_dict(config) if whole else config or {}
         self.settings = json.loads(to_json({**own, **config}))
+        self.config = json.loads(to_json(config)) if whole else self.settings   # what reproduces the run
         self.measure(epochs, steps)
         self.build(ema, ema_warmup, ema_device, compile, gradient_checkpointing)
         usual = [Progress(), Console(), JsonlLogger(), KeepBest(), Checkpointer(save_every, keep_last, keep_every)]
@@ -396,7 +398,7 @@ def begin(self:Trainer, resume, override):
         if resume == 'must': refuse(why)
         say(f'{where}: {why}')
         return False
-    on_main(self.p, lambda: self.run.open(yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True)))
+    on_main(self.p, lambda: self.run.open(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)))
     return True
 
 @patch
