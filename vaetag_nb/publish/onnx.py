@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OPSET', 'IR', 'LARGEST', 'LIMITS', 'DIALECT', 'OUTPUTS', 'SIZES', 'USE', 'tools', 'PooledByMatrix', 'LatentGraph',
-           'failure', 'to_onnx', 'tidied', 'run_onnx', 'parity', 'must_hold', 'only_size', 'latent_batches',
-           'latent_meta', 'latent_card', 'checked_size', 'export_latent', 'check_latent']
+           'failure', 'to_onnx', 'halved', 'tidied', 'limits_of', 'run_onnx', 'parity', 'must_hold', 'only_size',
+           'latent_batches', 'latent_meta', 'latent_card', 'checked_size', 'export_latent', 'check_latent']
 
 # %% ../../nbs/09_publish/10_onnx.ipynb #e7529440
 import json, math, re, warnings
@@ -21,7 +21,7 @@ from ..data.tags import Vocab
 from ..latents.convention import Convention
 from ..models.latent_tagger import TaggerModel, load_model, same_tags
 from ..models.pool import pooling
-from .folder import FORMAT, MANIFEST, check_names, manifest, model_folder, shipped_thresholds, write_tags
+from .folder import FORMAT, MANIFEST, check_names, manifest, model_folder, shipped, write_tags
 
 # %% ../../nbs/09_publish/10_onnx.ipynb #640fd4e0
 def tools()->tuple: # modules onnx, onnxruntime
@@ -70,11 +70,12 @@ def to_onnx(net:nn.Module,      # in evaluation mode, float32, on the CPU
             outputs:list,       # their names
             free:dict,          # {input: {dimension: its name}}: sizes that may differ from the example's
             meta:dict|None=None, # texts that the file carries
+            half=False,         # whether weights are stored in half precision
             ):                  # `onnx.ModelProto`
     "A network as an ONNX model, its weights inside."
     onnx, _ = tools()
-    size = sum(t.numel()*t.element_size() for t in net.state_dict().values())
-    if size > LARGEST: raise VaetagError(f'{size/2**30:.1f} GiB of weights: one ONNX file holds 2 GiB; export a model of fewer parameters')
+    size = sum(t.numel()*t.element_size() for t in net.state_dict().values())//(2 if half else 1)
+    if size > LARGEST: raise VaetagError(f"{size/2**30:.1f} GiB of weights: one ONNX file holds 2 GiB; {'' if half else '--weights fp16, or '}export a model of fewer parameters")
     shapes, ep = tuple({i: torch.export.Dim.DYNAMIC for i in free.get(n, {})} for n in inputs), None
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -83,7 +84,16 @@ def to_onnx(net:nn.Module,      # in evaluation mode, float32, on the CPU
             proto = torch.onnx.export(ep, input_names=list(inputs), output_names=outputs, opset_version=OPSET, dynamo=True, verbose=False).model_proto
     except VaetagError: raise
     except Exception as e: raise VaetagError(f'not exportable to ONNX: {failure(e, net, ep)}') from e   # the exporter raises whatever its passes raise
-    return tidied(onnx, proto, free, meta or {})
+    return tidied(onnx, halved(onnx, proto) if half else proto, free, meta or {})
+
+def halved(onnx, proto):
+    "The model with its larger weights in half precision, made float32 again where they are used."
+    for w in [w for w in proto.graph.initializer if w.data_type == onnx.TensorProto.FLOAT]:
+        a = onnx.numpy_helper.to_array(w)
+        if a.size <= 1024 or np.abs(a).max() > np.finfo(np.float16).max: continue
+        proto.graph.node.insert(0, onnx.helper.make_node('Cast', [f'{w.name}.half'], [w.name], to=onnx.TensorProto.FLOAT))
+        w.CopyFrom(onnx.numpy_helper.from_array(a.astype(np.float16), f'{w.name}.half'))
+    return proto
 
 def tidied(onnx, proto, free, meta):
     "The model with named sizes, its texts, and nothing about the machine that wrote it."
@@ -104,6 +114,10 @@ def tidied(onnx, proto, free, meta):
 
 # %% ../../nbs/09_publish/10_onnx.ipynb #152bc852
 LIMITS = dict(probabilities=1e-4, features=1e-3, company=1e-5)
+
+def limits_of(half=False, tolerance=None)->dict: # `tolerance`: of probabilities; `None`: as ever
+    "The largest differences that are let pass; weights in half precision cost some."
+    return LIMITS | (dict(probabilities=5e-3, features=5e-2) if half else {}) | ({} if tolerance is None else dict(probabilities=tolerance))
 
 def run_onnx(src): # file, or `onnx.ModelProto`; returns a function from tensors, in the order of the inputs, to arrays; its `meta` are the texts
     "An ONNX model, ready to run on the CPU."
@@ -160,7 +174,7 @@ def latent_meta(model:TaggerModel, space:str)->dict:
     "The texts of the ONNX file: all that its user must know."
     c = model.codec
     return dict(format=FORMAT, dialect=DIALECT, space=space, convention=to_json(c['convention'], None), vae=c['fingerprint'], vocab_sha256=model.vocab.sha256,
-                tags=to_json(list(model.vocab), None), thresholds=f"[{', '.join(map(str, shipped_thresholds(model)))}]", created_by=f'vaetag_nb {vaetag_nb.__version__}')
+                tags=to_json(list(model.vocab), None), thresholds=f"[{', '.join(map(str, shipped(model.vocab, model.thresholds)))}]", created_by=f'vaetag_nb {vaetag_nb.__version__}')
 
 # %% ../../nbs/09_publish/10_onnx.ipynb #d5870678
 USE = '''import csv, numpy as np, onnxruntime
@@ -199,7 +213,8 @@ def export_latent(src,              # run or model folder
                   out,              # folder to write
                   space='model',    # of the input: model or raw
                   size=None,        # (h, w) in latent cells of model space, for networks that cannot take any
-                  tolerance=None,   # largest difference of probabilities; `None`: 1e-4
+                  tolerance=None,   # largest difference of probabilities; `None`: 1e-4, in half precision 5e-3
+                  half=False,       # whether weights are stored in half precision
                   )->dict:          # what was written and measured
     "Write the head of a latent tagger as a folder with one ONNX file, after comparing it with PyTorch."
     if space not in ('model', 'raw'): raise UsageError(f'--space {space}: is neither model nor raw')
@@ -207,17 +222,17 @@ def export_latent(src,              # run or model folder
     onnx, ort = tools()
     convention, size = Convention.from_dict(model.codec['convention']) if space == 'raw' else None, checked_size(model.head, size)
     net, batches = LatentGraph(model.head, convention).eval(), latent_batches(model, convention, size)
-    limits = LIMITS | ({} if tolerance is None else dict(probabilities=tolerance))
+    limits = limits_of(half, tolerance)
     free = dict(latent={0: 'batch'} | ({} if size else {2: 'height', 3: 'width'}))
     with atomic_dir(out, MANIFEST) as d:
         check_names(model.vocab)
-        try: proto = to_onnx(net, dict(latent=batches[-1][:2]), OUTPUTS, free, latent_meta(model, space))
+        try: proto = to_onnx(net, dict(latent=batches[-1][:2]), OUTPUTS, free, latent_meta(model, space), half)
         except VaetagError as e: raise VaetagError(f'{src}: {e}' + ('' if size else '; a graph for one size may do: --latent-size H,W')) from e
         with atomic_file(d/'model.onnx', 'wb') as f: f.write(proto.SerializeToString())
         must_hold(checks := parity(net, run_onnx(d/'model.onnx'), batches, model.vocab, limits))
         write_tags(d/'selected_tags.csv', model)
         (d/'README.md').write_text(latent_card(model, space, size, checks), encoding='utf-8')
-        about = dict(opset=OPSET, ir=IR, bytes=(d/'model.onnx').stat().st_size, weights='fp32')
+        about = dict(opset=OPSET, ir=IR, bytes=(d/'model.onnx').stat().st_size, weights='fp16' if half else 'fp32')
         write_json(d/MANIFEST, manifest(DIALECT, model, checks, dict(torch=torch.__version__, onnx=onnx.__version__, onnxruntime=ort.__version__), onnx=about,
                                         latent=dict(space=space, channels=batches[0].shape[1], size=size, convention=model.codec['convention'], vae=model.codec['fingerprint'])))
     return dict(out=str(out), space=space, size=size, tags=len(model.vocab), bytes=about['bytes'], checks=checks)
@@ -235,5 +250,4 @@ def check_latent(src, folder, tolerance=None)->list: # {check, measured, limit, 
     for k, v in latent_meta(model, space).items():
         if k != 'created_by' and run.meta.get(k) != v: raise VaetagError(f'{folder}/model.onnx: {k} {str(run.meta.get(k))[:80]}, the model has {v[:80]}')
     convention = Convention.from_dict(model.codec['convention']) if space == 'raw' else None
-    limits = LIMITS | ({} if tolerance is None else dict(probabilities=tolerance))
-    return parity(LatentGraph(model.head, convention).eval(), run, latent_batches(model, convention, size), vocab, limits)
+    return parity(LatentGraph(model.head, convention).eval(), run, latent_batches(model, convention, size), vocab, limits_of(said['onnx']['weights'] == 'fp16', tolerance))
