@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, onnxruntime as ort, pytest, torch
 from PIL import Image
 from vaetag_nb.bucketing import Preprocess
-from vaetag_nb.core.errors import UsageError, VaetagError
+from vaetag_nb.core.errors import VaetagError
 from vaetag_nb.core.io import read_json
 from vaetag_nb.data.tags import Vocab
 from vaetag_nb.infer import Tagger
@@ -88,8 +88,7 @@ def test_what_cannot_be_a_pixel_tagger(tmp_path):
 
 def test_nothing_is_left_of_a_folder_that_differs(tmp_path, monkeypatch):
     model(tmp_path/'m', SQUARE)
-    monkeypatch.setattr(pe, 'to_onnx', lambda *a: None)                                     # the exporter takes seconds: a file is put in its place
-    class Proto:
+    class Proto:                                                                             # the exporter takes seconds: a file is put in its place
         def SerializeToString(self): return b'x'
     monkeypatch.setattr(pe, 'to_onnx', lambda *a: Proto())
     with pytest.raises(VaetagError, match='onnxruntime cannot open it'): pe.export_pixels(tmp_path/'m', tmp_path/'x', size=64)
