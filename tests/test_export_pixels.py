@@ -1,6 +1,5 @@
 "Latent taggers as pixel taggers: other programs' steps on the written folders, what cannot be, and what is left behind"
 import csv
-from pathlib import Path
 import numpy as np, onnxruntime as ort, pytest, torch
 from PIL import Image
 from vaetag_nb.bucketing import Preprocess
