@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'warmup_steps', 'constant', 'linear', 'cosine', 'by_epoch', 'staircase', 'one_cycle', 'set_rates', 'Part',
-           'group_settings', 'one_of', 'schedule', 'newton_schulz_in', 'Muon', 'Ema', 'applied']
+           'group_settings', 'one_of', 'floor_of', 'schedule', 'make_optimizer', 'group_table', 'newton_schulz_in',
+           'Muon', 'Ema', 'applied']
 
 # %% ../../nbs/06_trainers/05_optim.ipynb #486bf29e
 import math
 from contextlib import contextmanager
 from functools import partial
 import torch
-from timm.optim import muon
+from timm.optim import create_optimizer_v2, list_optimizers, muon
 from ..core.errors import UsageError, nearest
 
 # %% ../../nbs/06_trainers/05_optim.ipynb #0fb5b5e9
@@ -97,19 +98,61 @@ def group_settings(opt)->list:
     return [{k: v for k, v in g.items() if k != 'params'} for g in opt.param_groups]
 
 # %% ../../nbs/06_trainers/05_optim.ipynb #da3212ad
-SCHEDULES = dict(constant=constant, cosine=cosine, linear=linear)
+SCHEDULES = 'constant', 'cosine', 'linear', 'step', 'plateau', 'onecycle'
 
 def one_of(name:str, value, known):
     "Raise a `UsageError` if the setting `name` is none of the `known` values."
     if value not in known: raise UsageError(f"{name}: {value!r} is none of {', '.join(known)}.{nearest(value, known)}")
 
-def schedule(name:str,   # constant, cosine or linear
-             total:int,  # optimiser steps of the run
-             warmup=0,   # steps, or a fraction of the run if below 1
-             **kw):      # `floor` of cosine and linear
+def floor_of(lr:float,         # rate at the peak
+             min_ratio=0.,     # share of it that is left after the last step
+             min_lr=None,      # rate that is left; wins over the share
+             )->float:         # share
+    "Where a schedule ends, as a factor."
+    if min_lr is not None and not 0 <= min_lr <= lr: raise UsageError(f'optim.min_lr: {min_lr:g} is not between 0 and optim.lr, {lr:g}')
+    if not 0 <= min_ratio <= 1: raise UsageError(f'optim.min_ratio: {min_ratio} is not in [0, 1]')
+    return min_ratio if min_lr is None else min_lr/lr
+
+def schedule(name:str,         # one of `SCHEDULES`
+             total:int,        # optimiser steps of the run
+             warmup=0,         # steps, or a fraction of the run if below 1
+             floor=0.,         # factor after the last step, of cosine and linear, and of onecycle if above 0
+             per_epoch=None,   # optimiser steps of an epoch, for step
+             step_epochs=10,   # epochs between two drops, of step
+             gamma=.1):        # factor of a drop, of step
     "The schedule of a configuration, by name."
     one_of('scheduler', name, SCHEDULES)
-    return SCHEDULES[name](total, warmup, **kw)
+    rise = warmup_steps(warmup, total)
+    if name in ('cosine', 'linear'): return (cosine if name == 'cosine' else linear)(total, warmup, floor)
+    if name == 'onecycle': return one_cycle(total, rise/total or .15, end=floor or 1/500)
+    if name != 'step': return constant(total, warmup)
+    if step_epochs < 1: raise UsageError(f'optim.step_epochs: {step_epochs} is not at least 1')
+    stairs = staircase(per_epoch, step_epochs, gamma)
+    return lambda step: (step + 1)/rise if step < rise else stairs(step)
+
+# %% ../../nbs/06_trainers/05_optim.ipynb #bfa4d6eb
+def make_optimizer(net,              # network; what does not ask for gradients is left out
+                   name='adamw',     # any of timm's
+                   lr=1e-4,          # rate at the peak
+                   weight_decay=.05, # of matrices
+                   momentum=.9,      # of those that have one
+                   layer_decay=None, # each layer learns at this times the rate of the one above; `None` is one rate
+                   decay_all=False): # decay biases and norms, too
+    "An optimiser of timm for a network, with its groups."
+    if name.removeprefix('lookahead_') not in list_optimizers(): raise UsageError(f'optim.name: {name!r} is no optimiser of timm.{nearest(name, list_optimizers())}')
+    if lr <= 0: raise UsageError(f'optim.lr: {lr} is not above 0')
+    if layer_decay is not None and not 0 < layer_decay <= 1: raise UsageError(f'optim.layer_decay: {layer_decay} is not in (0, 1]')
+    if not any(p.requires_grad for p in net.parameters()): raise UsageError('model.freeze: nothing is left to learn')
+    opt = create_optimizer_v2(net, name, lr, weight_decay, momentum, layer_decay=layer_decay, filter_bias_and_bn=not decay_all)
+    for g in opt.param_groups if decay_all else (): g['weight_decay'] = weight_decay
+    return opt
+
+def group_table(opt)->str:
+    "Rate, decay and size of the groups of an optimiser, as text."
+    row = lambda g: (f"{g['lr']*g.get('lr_scale', 1.):.3g}", f"{g['weight_decay']:g}", str(len(g['params'])), f"{sum(p.numel() for p in g['params']):,}")
+    rows = [('lr', 'decay', 'tensors', 'parameters'), *map(row, opt.param_groups)]
+    wide = [max(map(len, c)) for c in zip(*rows)]
+    return '\n'.join('  '.join(v.rjust(w) for v, w in zip(r, wide)) for r in rows)
 
 # %% ../../nbs/06_trainers/05_optim.ipynb #c6f5182e
 @contextmanager
