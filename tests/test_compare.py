@@ -7,7 +7,7 @@ from toy_tagger import toy_tagger
 from vaetag_nb.compare import compare, paired
 from vaetag_nb.contenders import Contender, contenders, normalized
 from vaetag_nb.core.errors import UsageError, VaetagError
-from vaetag_nb.core.io import read_json, write_json
+from vaetag_nb.core.io import read_json
 from vaetag_nb.data.split import make
 from vaetag_nb.data.table import TagTable
 from vaetag_nb.data.tags import Vocab
