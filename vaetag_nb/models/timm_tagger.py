@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OPTIONAL', 'check_name', 'build', 'shapes', 'head_tensors', 'cfg_name', 'found', 'hub_files', 'missing_weights',
-           'fetch', 'bare', 'classes_of', 'native', 'unfilled', 'grid', 'source_of', 'start_from', 'create',
-           'square_of']
+           'fetch', 'bare', 'classes_of', 'native', 'unfilled', 'grid', 'source_of', 'start_from', 'create', 'heads_of',
+           'embedding_of', 'square_of']
 
 # %% ../../nbs/05_models/60_timm_tagger.ipynb #cacaf78e
 import json, re
@@ -215,6 +215,19 @@ def create(name:str,                # of the timm model; a tag of its weights ma
     net.vaetag = dict(architecture=dict(name=name, kwargs=kwargs, dropped_kwargs=dropped), base=dict(name=None, source=None, sha256=None, licence=None))
     if pretrained: start_from(net, pretrained)
     return net
+
+# %% ../../nbs/05_models/60_timm_tagger.ipynb #771e21d5
+def heads_of(net:nn.Module)->dict: # key -> shape
+    "The tensors of a network made by `create` that have a row for each tag."
+    a = net.vaetag['architecture']
+    return head_tensors(a['name'], net.num_classes, **a['kwargs'])
+
+def embedding_of(net:nn.Module)->dict|None: # {layer, dim}
+    "The layer whose input is the embedding of a picture, and its width; `None` where classifiers of different widths are summed."
+    heads = {k.removesuffix('.weight'): s for k, s in heads_of(net).items() if k.endswith('.weight')}
+    if len({s[1] for s in heads.values()}) != 1: return None
+    layer = min(heads, key=len)             # `head`, not `head_dist` or `aux_head`
+    return dict(layer=layer, dim=heads[layer][1])
 
 # %% ../../nbs/05_models/60_timm_tagger.ipynb #91f816e5
 def square_of(net:nn.Module,    # made by `create`
