@@ -1,5 +1,5 @@
 "Networks of timm as taggers: every kind of classifier, from one tag list to another, other input sizes, timm's own weights."
-import pytest, timm, torch
+import pytest, torch
 from vaetag_nb.models.timm_tagger import create, heads_of
 from vaetag_nb.models.transfer import prior, transfer
 
