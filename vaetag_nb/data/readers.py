@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['USER', 'LAYOUTS', 'ENDINGS', 'METADATA', 'images_in', 'grouped_by_folder', 'texts', 'pair_up', 'sidecar_records',
            'is_generated', 'class_order', 'class_folders', 'folder_records', 'find_layout', 'image_roots',
-           'numbers_of_groups', 'Rows', 'not_text', 'side_lengths', 'read_columns']
+           'numbers_of_groups', 'Rows', 'not_text', 'side_lengths', 'as_keys', 'read_columns']
 
 # %% ../../nbs/01_data/22_readers.ipynb #a7d2233e
 import inspect, json, os, re
@@ -18,7 +18,8 @@ from ..core.errors import UsageError, VaetagError, nearest
 from ..core.progress import track
 from .decode import EXTENSIONS
 from .files import Finder, folder_of, is_remote, join, list_files, natural, read_bytes, read_text
-from .labels import KINDS, Labels, LoadReport, name_reader, read_aliases
+from .implications import implied, read_implications
+from .labels import KINDS, Labels, LoadReport, name_reader, read_aliases, with_aliases
 from .records import (BATCH, Batch, Records, csv_records, json_records, jsonl_records, parquet_records,
                                     plain_name)
 from .tags import Vocab, is_text, read_entry
@@ -61,14 +62,13 @@ def sidecar_records(src, report,
                     sep=',',          # what separates tags, besides line ends
                     weights=False,    # whether entries are `name:weight` by the tag grammar, and not names
                     exact=False,      # whether names must be written exactly as in the vocabulary
-                    aliases=None,     # `{alias: name}`, or a CSV with the columns `alias,canonical`
+                    aliases=None,     # `{alias: name}`
                     drop_empty=False, # whether images with an empty `.txt` are left out
                     columns=None,     # `{'group': 'folder'}` makes the images of a folder one group
                     )->Records:
     "The images of a folder and the `.txt` beside each."
     if not sep: raise UsageError("sep: '' separates nothing")
     by_folder, root = grouped_by_folder(columns), tags_dir or src
-    if isinstance(aliases, (str, os.PathLike)): aliases = read_aliases(aliases)
     pairs = pair_up(images_in(src), list_files(root, {'.txt'}), src, root, report)
     def batches():
         content = texts(root, (t for _, t in pairs))
@@ -228,6 +228,11 @@ def side_lengths(values)->np.ndarray: # int32
     x = pd.to_numeric(pd.Series(values), errors='coerce').to_numpy(float, na_value=0)
     return np.where((x >= 1) & (x < 2**31), x, 0).astype(np.int32)
 
+def as_keys(values)->np.ndarray: # N texts
+    "Record keys as a table gives them, numbers as whole numbers; '' where there is none."
+    def key(v): return '' if v is None or v != v or v == '' else str(int(v)) if isinstance(v, float) and v.is_integer() else str(v)
+    return np.array([key(v) for v in (values.tolist() if isinstance(values, np.ndarray) else values)], str)
+
 @patch
 def gather(self:Rows, order)->dict: # order: of a vocabulary that is built
     "The columns of all kept records."
@@ -244,6 +249,7 @@ def gather(self:Rows, order)->dict: # order: of a vocabulary that is built
     out |= {k: side_lengths(columns[k]) for k in ('width', 'height') if k in columns}
     if 'labelled' in columns: out['labelled'] = np.array(columns['labelled'], bool)
     if 'split' in columns: out['split'] = np.array(['' if x is None else str(x) for x in columns['split']])
+    if 'parent' in columns: out['parent'] = as_keys(columns['parent'])
     if 'group' in columns:
         out['group'], names = numbers_of_groups(columns['group'])
         out['group_names'] = self.records.group_names or names
@@ -259,6 +265,8 @@ def read_columns(src,               # metadata file (JSON, JSON lines, CSV, Parq
                  max_bad=.05,       # share of records in [0, 1] that may be bad or missing; `None` checks nothing
                  check_images=True, # whether the images must be there; nothing is opened
                  order='rank',      # order of a vocabulary that is built, see `tag_order`
+                 aliases=None,      # `{alias: name}`, or a CSV with the columns `alias,canonical`
+                 implications=None, # `{tag: all tags that follow}`, or a CSV with the columns `antecedent,consequent`
                  limit=1000,        # entries of each kind that the report keeps, `None` for all
                  **options          # further arguments of the layout's reader
                  )->dict:           # what `TagTable` is made of
@@ -266,17 +274,24 @@ def read_columns(src,               # metadata file (JSON, JSON lines, CSV, Parq
     if max_bad is not None and not 0 <= max_bad <= 1: raise UsageError(f'max_bad {max_bad}: give a share of the records, from 0 to 1')
     if layout == 'auto': layout, src = find_layout(src)
     if layout not in LAYOUTS: raise UsageError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
-    known = set(inspect.signature(LAYOUTS[layout]).parameters) - {'src', 'report'}
+    known = set(inspect.signature(LAYOUTS[layout]).parameters) - {'src', 'report', 'aliases'}
     for k in options:
         if k not in known: raise UsageError(f'layout {layout} has no option {k!r}.{nearest(k, known)}')
     if tags is not None and not isinstance(tags, Vocab): tags = Vocab.read(tags)
+    if isinstance(aliases, (str, os.PathLike)): aliases = read_aliases(aliases)
+    if isinstance(implications, (str, os.PathLike)): implications = read_implications(implications)
     report = LoadReport(src, limit)
-    records = LAYOUTS[layout](src, report, **options)
+    records = LAYOUTS[layout](src, report, **options, **dict(aliases=aliases) if layout == 'sidecars' else {})
+    if aliases and layout != 'sidecars' or options.get('weights'): records.read = with_aliases(records.read, aliases or {})
     if records.listed and image_root: raise UsageError(f'image_root is for metadata files, not for layout {layout}')
     labels = Labels(records.vocab if tags is None else tags, report, records.read)
     rows = Rows(records, labels, Finder(records.roots or image_roots(src, image_root)), check_images, report)
     with track(desc='reading', unit=' records', leave=False) as bar:
         for b in records.batches: rows.add(b); bar.update(len(b.ids))
     out = rows.gather(order)
+    if implications:
+        built = records.vocab is None and tags is None
+        out['labels'], out['vocab'], n = implied(out['labels'], out['vocab'], implications, built, order)
+        report.add('implied_tags', n=n)
     if max_bad is not None: report.check(strict, max_bad)
     return out

@@ -74,7 +74,8 @@ def json_records(src, report)->Records:
 # %% ../../nbs/01_data/21_records.ipynb #388fa692
 COLUMNS = dict(path=('path', 'file', 'file_name', 'filename', 'image', 'image_path'),
                tags=('tags', 'tag_string', 'labels'), weights=('weights',), id=('id',),
-               width=('width', 'image_width'), height=('height', 'image_height'), split=('split',), group=('group',))
+               width=('width', 'image_width'), height=('height', 'image_height'), split=('split',), group=('group',),
+               parent=('parent_id', 'parent'))
 
 def find_columns(src,     # for messages
                  present, # columns of the file
@@ -223,7 +224,7 @@ def parquet_records(src, report, columns=None, # `{ours: theirs}`, see `find_col
         try: schema = pq.read_schema(f)
         except (pa.ArrowException, OSError) as e: raise trouble(e) from e
     names, own = find_columns(src, schema.names, columns), table_header(schema, src)
-    read = plain_name if 'weights' in names else read_entry
+    read = plain_name if own or 'weights' in names else read_entry # our own tables hold names
     def batches():
         with open_bytes(src) as f:
             try: yield from parquet_batches(src, f, names, report)

@@ -24,7 +24,7 @@ from .tags import weight_text
 # %% ../../nbs/01_data/24_table.ipynb #3846150b
 class TagTable:
     "Pictures with paths, sizes, split and group as columns, and their tags as a sparse matrix."
-    COLUMNS = ('ids', 'paths', 'width', 'height', 'split', 'group', 'labelled')
+    COLUMNS = ('ids', 'paths', 'width', 'height', 'split', 'group', 'parent', 'labelled')
     def __init__(self,
                  ids,           # record keys as written, N texts
                  paths,         # image paths or addresses, N texts
@@ -34,6 +34,7 @@ class TagTable:
                  height=None,   # likewise
                  split=None,    # N texts such as 'train', 'val', 'test'
                  group=None,    # int (N,): pictures of one group never come onto two sides of a split
+                 parent=None,   # N texts: the key of the picture that each is a variant of, '' for none
                  group_names=None, # names of the groups 0, 1, ..., if they have names
                  labelled=None, # bool (N,): whether anything is known of the tags; where any tag is stored, if `None`
                  report=None):  # `LoadReport` of what the reader left out
@@ -44,6 +45,7 @@ class TagTable:
         self.width, self.height = (zeros(np.int32) if v is None else np.asarray(v, np.int32) for v in (width, height))
         self.split = None if split is None else np.asarray(split, str)
         self.group = None if group is None else np.asarray(group, np.int64)
+        self.parent = None if parent is None else np.asarray(parent, str)
         self.labelled = np.diff(self.labels.indptr) > 0 if labelled is None else np.asarray(labelled, bool)
         self.report = report or LoadReport()
         sizes = {k: len(v) for k in self.COLUMNS if (v := getattr(self, k)) is not None}
@@ -193,6 +195,7 @@ def _arrow(t, folder, names, rows):
                 width=pa.array(t.width[rows]), height=pa.array(t.height[rows]), labelled=pa.array(t.labelled[rows]))
     if t.split is not None: cols['split'] = pa.array(t.split[rows].tolist(), pa.string())
     if t.group is not None: cols['group'] = pa.array(t.group[rows])
+    if t.parent is not None: cols['parent'] = pa.array(t.parent[rows].tolist(), pa.string())
     at = pa.array(x.indptr, pa.int32())
     cols['tags'] = pa.ListArray.from_arrays(at, names.take(pa.array(x.indices)))
     cols['weights'] = pa.ListArray.from_arrays(at, pa.array(x.data))

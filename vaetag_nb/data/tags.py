@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['CATEGORIES', 'RATINGS', 'category_id', 'category_rank', 'tag_order', 'is_text', 'tag_weight', 'parse_entry',
            'BadRecord', 'Pairs', 'kind_of', 'tag_entries', 'ParsedTags', 'entry_text', 'read_entry', 'parse_tags',
-           'weight_text', 'format_tags', 'Vocab', 'csv_columns', 'write_columns']
+           'weight_text', 'format_tags', 'Vocab', 'csv_columns', 'whole_number', 'one_row_each', 'categories_of',
+           'write_columns']
 
 # %% ../../nbs/01_data/00_tags.ipynb #a8c86b3d
 import csv, hashlib, io, re
@@ -255,12 +256,12 @@ def csv_columns(src,             # CSV file, local or remote
     return {h: [r[i].strip() if i < len(r) else '' for r in rows] for i, h in enumerate(head)}, lines
 
 # %% ../../nbs/01_data/00_tags.ipynb #a07bda37
-def _whole(cell):
+def whole_number(cell):
     "A cell as a whole number; `None` if it is none"
     m = re.fullmatch(r'([+-]?[0-9]{1,18})(?:\.0*)?', cell, re.A)
     return int(m[1]) if m else None
 
-def _one_row_each(src, names, lines, counts, duplicates):
+def one_row_each(src, names, lines, counts, duplicates):
     "Rows that keep their name, in order; the count of each becomes the largest among its repeats"
     first, again, blank = {}, {}, []
     for i, t in enumerate(names):
@@ -279,16 +280,19 @@ def _one_row_each(src, names, lines, counts, duplicates):
     return list(first.values())
 
 # %% ../../nbs/01_data/00_tags.ipynb #e5a56325
+def categories_of(src, cells, lines)->list: # of int
+    "The category of each row; an error names the line."
+    known = {}
+    for c, n in zip(cells, lines):
+        if c not in known:
+            try: known[c] = category_id(c)
+            except VaetagError as e: raise VaetagError(f'{src}: line {n}: {e}') from e
+    return [known[c] for c in cells]
+
 def _numbers(src, column, cells, lines):
     "The category or tag id of each row; an error names the line"
-    if column == 'category':
-        known = {}
-        for c, n in zip(cells, lines):
-            if c not in known:
-                try: known[c] = category_id(c)
-                except VaetagError as e: raise VaetagError(f'{src}: line {n}: {e}') from e
-        return [known[c] for c in cells]
-    ids = [_whole(c) for c in cells]
+    if column == 'category': return categories_of(src, cells, lines)
+    ids = [whole_number(c) for c in cells]
     bad = [i for i, x in enumerate(ids) if x is None]
     if bad: raise VaetagError(f'{src}: line {lines[bad[0]]}: {cells[bad[0]]!r} is no {column}')
     return ids
@@ -306,13 +310,13 @@ def read(cls:Vocab,
     if duplicates not in ('error', 'merge'): raise UsageError(f"duplicates {duplicates!r} is none of 'error', 'merge'")
     cols, lines = csv_columns(src)
     names, counted = cols.pop('name'), 'count' in cols
-    counts = [_whole(c) for c in cols.pop('count', ['0']*len(names))]
+    counts = [whole_number(c) for c in cols.pop('count', ['0']*len(names))]
     bad = [i for i, c in enumerate(counts) if c is None]
     became = 'dropped' if min_count else 'read as 0'
     if bad: say(f'{src}: {len(bad)} unreadable counts {became}, the first in line {lines[bad[0]]}')
     nums = {k: _numbers(src, k, cols.pop(k), lines) for k in ('category', 'tag_id') if k in cols}
     counts = [-1 if c is None else c for c in counts]
-    keep = _one_row_each(src, names, lines, counts, duplicates)
+    keep = one_row_each(src, names, lines, counts, duplicates)
     if not keep: raise VaetagError(f'{src}: a header, but no tag below it')
     kept = [i for i in keep if counts[i] >= min_count] if min_count and counted else keep
     if not kept: raise VaetagError(f'{src}: no tag left: none of the {len(keep)} has a count of {min_count} or more')

@@ -177,10 +177,13 @@ class FromData:
     image_root: Path|None = None      # folder that relative image paths start from
     strict: bool = False              # a bad weight, unknown tag, bad record or bad image stops the work
     max_bad: float = 0.05             # larger shares of bad records and images stop the work
+    aliases: Path|None = None         # CSV with the columns alias,canonical: other spellings of tags
+    implications: Path|None = None    # CSV with the columns antecedent,consequent: tags that follow from others
     def read(self, data):
         "The table, with what was left out said on standard error"
         from vaetag_nb.data.table import TagTable
-        t = TagTable.read(data, tags=self.tags, layout=self.layout, image_root=self.image_root, strict=self.strict, max_bad=self.max_bad)
+        t = TagTable.read(data, tags=self.tags, layout=self.layout, image_root=self.image_root, strict=self.strict, max_bad=self.max_bad,
+                          aliases=self.aliases, implications=self.implications)
         if t.report.counts: say(t.report)
         return t
 
