@@ -13,8 +13,7 @@ from PIL import Image
 from fastcore.basics import patch
 from torch.utils.data import get_worker_info
 from torchvision.transforms import functional as TF
-from ..core.errors import UsageError, VaetagError, nearest
-from ..core.progress import say
+from ..core.errors import UsageError, nearest
 from ..core.rng import np_rng
 from .images import load_each
 from .square import Square
@@ -125,11 +124,9 @@ class AugmentedSquares:
     def names(self, indices): return [str(self.paths[i]) for i in indices]
 
     def get(self, epoch, indices)->dict: # x uint8 (B, 3, H, W), y float32 (B, C), index and failed int64
-        "One batch of what can be read."
+        "One batch of what can be read, which may be nothing."
         rows = np.asarray(indices)
         got = self.load(epoch, rows)
-        for i, why in got.errors.items(): say(f'{self.paths[rows[i]]}: left out: {why}')
-        if not len(got.images): raise VaetagError(f'{self.paths[rows[0]]}: no picture of this batch of {len(rows)} can be read')
         keep = rows[got.kept]
         x, y = got.images, torch.from_numpy(self.labels[keep].toarray().astype(np.float32, copy=False))
         if self.augment and self.augment.mixup: x, y = mixed(x, y, self.augment.mixup, np_rng(self.seed, 'mixup', epoch, keep.tolist()))

@@ -110,6 +110,7 @@ class PixelConfig:
     interpolation: str|None = None  # bilinear, bicubic ...; none: the network's own
     mean: tuple[float, float, float]|None = None # of the channels, subtracted from pixels in [0, 1]; none: the network's own
     std: tuple[float, float, float]|None = None  # of the channels, divided by; none: the network's own
+    channels: Literal['rgb', 'bgr'] = 'rgb' # order in which the network takes them
 
     def hw(self)->tuple|None: # (height, width)
         "The size as two numbers, or `None`."
@@ -149,12 +150,12 @@ class TimmLossConfig:
 @dataclass
 class TimmOptim:
     "How the weights move."
-    name: str = 'adamw'             # any optimiser of timm: adamw, sgd, lamb, ...
+    name: str = 'adamw'             # any optimiser of timm: adamw, lamb, sgd (by Nesterov), momentum (plain sgd), ...
     lr: float = 1e-4                # at its peak
     weight_decay: float = .05       # of matrices; biases, norms and what timm names are not decayed
     layer_decay: float|None = None  # each layer learns at this times the rate of the one above; none: all at one rate
     max_grad_norm: float = 1.       # gradients are scaled down to this norm; 0: never
-    momentum: float = .9            # of sgd and the like
+    momentum: float = .9            # of sgd, momentum and the like
     decay_all: bool = False         # decay biases and norms, too
     scheduler: Literal['cosine', 'constant', 'step', 'plateau', 'onecycle'] = 'cosine'
     warmup: float = .05             # steps, or a share of the run below 1
@@ -167,7 +168,7 @@ class TimmOptim:
 
 @dataclass
 class EmaConfig:
-    "A moving average of the weights, validated beside them; the better average becomes the model."
+    "A moving average of the weights: validated beside them, and what the model is made of."
     decay: float = 0.               # weight of the old average in a step, once warmed up; 0: none is kept
 
 @dataclass
