@@ -22,6 +22,7 @@ from .eval.suspects import Suspects
 from .eval.tagging import MultiLabelMeter, Report, bootstrap
 from .eval.thresholds import Thresholds, fit_thresholds
 from .infer import Tagger
+from .models.timm_folder import threshold_rule
 from .sources import gather, measure
 
 # %% ../nbs/08a_evaluate.ipynb #d8641cb5
@@ -97,7 +98,8 @@ def adopt(folder, thresholds:Thresholds):
         vocab.extra['best_threshold'] = ['' if c == 9 else f'{t:.6g}' for c, t in zip(vocab.categories, own)]
         vocab.write(d/'selected_tags.csv')
         t, meta = read_json(d/'optimal_thresholds.json'), read_json(d/'model.json')
-        write_json(d/'model.json', meta | dict(thresholds={k: v for k, v in t.items() if k != 'per_class_thresholds'}))
+        timm = meta.get('kind') == 'timm_tagger'
+        write_json(d/'model.json', meta | dict(thresholds=threshold_rule(t) if timm else {k: v for k, v in t.items() if k != 'per_class_thresholds'}))
 
 # %% ../nbs/08a_evaluate.ipynb #c554e5b9
 def read_thresholds(text, vocab):

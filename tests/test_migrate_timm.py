@@ -1,0 +1,165 @@
+"What timm-cv left: its configuration classes are read and never run, its checkpoints give the same scores, its commands parse with our parser."
+import importlib, json, re
+import pytest
+from hypothesis import given, strategies as st
+from vaetag_nb.config_class import AUTO, read_class
+from vaetag_nb.core.config import differences, load, read_yaml
+from vaetag_nb.migrate_config import KEYS, config_table, migrate_config
+from vaetag_nb.trainers.timm_settings import TimmConfig, check
+from vaetag_nb.verbs import base
+
+importlib.import_module('vaetag_nb.cli')
+
+# the base class, stated once more from the table of settings alone
+BASE = '''
+import torch
+import os
+
+class BaseConfig:
+    PROJECT_ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
+    DATA_DIR = os.path.join(PROJECT_ROOT, "data/")
+    IMAGE_DIR = os.path.join(DATA_DIR, "images/")
+    SELECTED_TAGS_CSV = os.path.join(DATA_DIR, "selected_tags.csv")
+    OUTPUT_DIR = os.path.join(PROJECT_ROOT, "trained_models/")
+    LOG_DIR = os.path.join(OUTPUT_DIR, "logs/")
+    IMAGE_EXTENSIONS = [".jpg", ".png"]
+    TAG_SEPARATOR_IN_TXT = ','
+    IMAGE_SIZE = 224
+    NORM_MEAN = [0.485, 0.456, 0.406]
+    NORM_STD = [0.229, 0.224, 0.225]
+    FILTER_TAG_COUNT_THRESHOLD = 50
+    MODEL_NAME = "resnet50"
+    PRETRAINED = True
+    NUM_CLASSES = -1
+    DROP_RATE = 0.1
+    DROP_PATH_RATE = 0.1
+    DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    EPOCHS = 50
+    BATCH_SIZE = 32
+    ACCUMULATION_STEPS = 1
+    LEARNING_RATE = 1e-4
+    WEIGHT_DECAY = 1e-5
+    LR_SCHEDULER = "CosineAnnealingLR"
+    LR_SCHEDULER_PARAMS = {"T_max": EPOCHS, "eta_min": 1e-6} if LR_SCHEDULER == "CosineAnnealingLR" else \\
+                          {"step_size": 10, "gamma": 0.1} if LR_SCHEDULER == "StepLR" else {}
+    OPTIMIZER = "AdamW"
+    LOSS_FN = "BCEWithLogitsLoss"
+    LOSS_FN_PARAMS = {}
+    ENABLE_SDP_ATTENTION = True
+    SAVE_BEST_ONLY = True
+    SAVE_INTERVAL = 1
+    INFERENCE_THRESHOLD = 0.35
+
+    def __init__(self):
+        os.makedirs(self.OUTPUT_DIR, exist_ok=True)
+'''
+CLASSES = dict(original_base=('BaseConfig', ''),
+    original_swin=('Swin', 'IMAGE_SIZE = 384; FILTER_TAG_COUNT_THRESHOLD = 10; MODEL_NAME = "swin_large_patch4_window12_384"; DROP_RATE = 0.0; DROP_PATH_RATE = 0.2; BATCH_SIZE = 16; '
+                   'ACCUMULATION_STEPS = 2; LEARNING_RATE = 5e-5; WEIGHT_DECAY = 0.05; LOSS_FN = "AsymmetricLoss"; LOSS_FN_PARAMS = {"gamma_pos": 1, "gamma_neg": 4, "clip": 0.05}'),
+    original_eva02_l_336=('Eva', 'IMAGE_SIZE = 336; NORM_MEAN = [0.48145466, 0.4578275, 0.40821073]; NORM_STD = [0.26862954, 0.26130258, 0.27577711]; FILTER_TAG_COUNT_THRESHOLD = 20; '
+                          'MODEL_NAME = "eva02_large_patch14_clip_336.merged2b"; DROP_RATE = 0.0; BATCH_SIZE = 4; ACCUMULATION_STEPS = 8; LEARNING_RATE = 1e-5; WEIGHT_DECAY = 0.05; EPOCHS = 20; '
+                          'LR_SCHEDULER_PARAMS = {"T_max": EPOCHS, "eta_min": 1e-7}; LOSS_FN = "AsymmetricLoss"; LOSS_FN_PARAMS = {"gamma_pos": 1, "gamma_neg": 4, "clip": 0.05}'))
+
+@pytest.fixture
+def write(tmp_path):
+    (tmp_path/'configs').mkdir()
+    (tmp_path/'configs/base_config.py').write_text(BASE, encoding='utf-8')
+    def f(body, name='C'):
+        p = tmp_path/'configs/mine.py'
+        p.write_text(f'from .base_config import BaseConfig\nclass {name}(BaseConfig):\n' + ''.join(f'    {l.strip()}\n' for l in (body or 'pass').split(';')), encoding='utf-8')
+        return p
+    return f
+
+def settings(p, name='C', **kw):
+    m = migrate_config(p, name, **kw)
+    return m, check(load(TimmConfig, m.config))
+
+# --- configuration classes -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('preset', CLASSES)
+def test_the_classes_of_timm_cv_are_its_presets(preset, write):
+    name, body = CLASSES[preset]
+    p = write(body, name)
+    m, cfg = settings(p if body else p.with_name('base_config.py'), name)
+    odd = differences(load(TimmConfig, read_yaml(preset)), cfg)
+    root = p.parent.parent
+    assert {k: v[1] for k, v in odd.items() if k != 'name'} == {'out': f'{root}/trained_models/', 'data.images': f'{root}/data/images/', 'vocab.csv': f'{root}/data/selected_tags.csv'}
+    assert m.status == 0 and m.notes == []
+    assert not list(root.glob('trained_models'))     # nothing of the file has run
+
+# setting -> (value in the class, what it becomes); each row of the table once
+ROWS = dict(IMAGE_DIR=('"pics"', {'data.images': 'pics'}), SELECTED_TAGS_CSV=('"t.csv"', {'vocab.csv': 't.csv'}), OUTPUT_DIR=('"o"', {'out': 'o'}), LOG_DIR=('"l"', {}),
+    IMAGE_EXTENSIONS=('[".bmp"]', {}), TAG_SEPARATOR_IN_TXT=("'|'", {'data.sep': '|'}), IMAGE_SIZE=('64', {'preprocess.size': 64}), NORM_MEAN=('(.1, .2, .3)', {'preprocess.mean': [.1, .2, .3]}),
+    NORM_STD=('[.1, .2, .3]', {'preprocess.std': [.1, .2, .3]}), FILTER_TAG_COUNT_THRESHOLD=('None', {'vocab.min_count': 0}), ENABLE_STRATIFIED_SPLIT=('False', {'split.method': 'random'}),
+    VALIDATION_SPLIT_RATIO=('0.1', {'split.val': .1}), MODEL_NAME=('"resnet18"', {'model.name': 'resnet18'}), PRETRAINED=('False', {'model.pretrained': False}), DROP_RATE=('0', {'model.drop_rate': 0}),
+    DROP_PATH_RATE=('.3', {'model.drop_path_rate': .3}), DEVICE=('"cpu"', {'device': 'cpu'}), EPOCHS=('7', {'epochs': 7}), BATCH_SIZE=('2*4', {'batch_size': 8}), ACCUMULATION_STEPS=('3', {'accumulate': 3}),
+    LEARNING_RATE=('1e-3/2', {'optim.lr': 5e-4}), WEIGHT_DECAY=('0', {'optim.weight_decay': 0}), LR_SCHEDULER=('None', {'optim.scheduler': 'constant', 'optim.min_lr': None}),
+    LR_SCHEDULER_PARAMS=('{"eta_min": 1e-7}', {'optim.min_lr': 1e-7}), OPTIMIZER=('"SGD"', {'optim.name': 'sgd'}), LOSS_FN=('"AsymmetricLoss"', {'loss.name': 'asl', 'loss.gamma_pos': 1}),
+    LOSS_FN_PARAMS=('{"gamma_neg": 9}', {}), ENABLE_SDP_ATTENTION=('False', {}), SAVE_BEST_ONLY=('False', {'keep_every': 1}), SAVE_INTERVAL=('4', {}), INFERENCE_THRESHOLD=('.5', {'infer.threshold': .5}),
+    NUM_CLASSES=('9', {}), PROJECT_ROOT=('"x"', {}), DATA_DIR=('"x"', {}))
+
+@pytest.mark.parametrize('key', KEYS)
+def test_every_row_of_the_table(key, write):
+    _, plain = settings(write('pass'))
+    m, cfg = settings(write(f'{key} = {ROWS[key][0]}'))
+    got = {k: v[1] for k, v in differences(plain, cfg).items()}
+    want = ROWS[key][1]
+    more = {'LR_SCHEDULER', 'LOSS_FN'} & {key}          # these come with parameters
+    assert (want.items() <= got.items() if more else want == got) and m.status == 0
+    if KEYS[key].to is None: assert key in dict(m.dropped)
+
+def test_the_table_is_whole():
+    t = config_table()
+    assert set(ROWS) == set(KEYS) == set(t.setting) and (t['what changed'][t.ours == ''] != '').all()
+
+@pytest.mark.parametrize('body, want', [
+    ('LR_SCHEDULER = "StepLR"; LR_SCHEDULER_PARAMS = {"step_size": 4, "gamma": .5}', {'optim.scheduler': 'step', 'optim.step_epochs': 4, 'optim.gamma': .5, 'optim.min_lr': None}),
+    ('LR_SCHEDULER = "ReduceLROnPlateau"; LR_SCHEDULER_PARAMS = {"factor": .2, "patience": 3}', {'optim.scheduler': 'plateau', 'optim.factor': .2, 'optim.patience': 3, 'optim.min_lr': None}),
+    ('LOSS_FN = "AsymmetricLoss"; LOSS_FN_PARAMS = {"gamma_pos": 0, "clip": 0, "disable_torch_grad_focal_loss": False}', {'loss.name': 'asl', 'loss.clip': 0, 'loss.detach_focus': False}),
+    ('LOSS_FN = "WeightedBCEWithLogitsLoss"; LOSS_FN_PARAMS = {"pos_weight": [1.5, 2]}', {'loss.pos_weight': [1.5, 2]}),
+    ('SAVE_BEST_ONLY = False; SAVE_INTERVAL = 5', {'keep_every': 5}), ('DEVICE = "cuda:1"', {'device': 'cuda:1'})])
+def test_losses_schedules_and_what_goes_together(body, want, write):
+    (_, plain), (m, cfg) = settings(write('pass')), settings(write(body))
+    assert {k: v[1] for k, v in differences(plain, cfg).items()} == want and m.status == 0
+
+def test_an_inherited_t_max_is_said(write):
+    assert settings(write('EPOCHS = 20'))[0].notes == ['T_max 50 is not EPOCHS 20: the cosine ends with the run, after 20 epochs (there it had not come to its end)']
+    assert 'rose again' in settings(write('EPOCHS = 80'))[0].notes[0] and settings(write('EPOCHS = 80; LR_SCHEDULER = None'))[0].notes[0].startswith('LR_SCHEDULER_PARAMS: ')
+
+def test_recommended_prints_each_change(write):
+    p = write('LOSS_FN = "AsymmetricLoss"; EPOCHS = 9; LEARNING_RATE = 3e-4')
+    (_, kept), (m, cfg) = settings(p), settings(p, recommend=True)
+    changed = differences(kept, cfg)
+    assert len(changed) == sum(n.startswith('recommended: ') for n in m.notes) and all(any(f': {k}: ' in n for n in m.notes) for k in changed)
+    assert (cfg.preprocess.mode, cfg.loss.name, cfg.optim.warmup, cfg.eval.select, cfg.split.test) == ('pad', 'bce', .05, 'map_macro', .1) and (cfg.epochs, cfg.optim.lr, cfg.preprocess.size) == (9, 3e-4, 224)
+
+UNKNOWN = ['os.environ["X"]', 'open("x").read()', '[i for i in range(3)]', 'f"{EPOCHS}"', 'EPOCHS if torch.cuda.is_available() else 1', 'len([1])', '2**99999999', '(lambda: 3)()', 'BaseConfig().EPOCHS', '__import__("os").getcwd()']
+
+@pytest.mark.parametrize('text', UNKNOWN)
+def test_what_is_not_evaluated_is_named_with_its_source(text, write):
+    m, cfg = settings(write(f'EPOCHS = 3; BATCH_SIZE = {text}'))
+    assert m.status == 1 and m.unknown == dict(BATCH_SIZE=(text, 'mine.py', 4)) and cfg.epochs == 3
+    assert str(m).splitlines()[-1] == f'# NOT MIGRATED BATCH_SIZE: {text} (mine.py, line 4)'
+
+@given(st.recursive(st.one_of(st.integers(-9, 9), st.floats(-9, 9), st.text('ab', max_size=3), st.booleans(), st.none()), lambda x: st.one_of(st.lists(x, max_size=3), st.dictionaries(st.text('ab', max_size=2), x, max_size=3)), max_leaves=8))
+def test_constants_are_kept(tmp_path_factory, x):
+    p = tmp_path_factory.mktemp('c')/'c.py'
+    p.write_text(f'class C:\n    X = {x!r}\n', encoding='utf-8')
+    assert read_class(p, 'C').values['X'] == x
+
+def test_names_inherit_as_in_python(write):
+    p = write('A = BaseConfig.EPOCHS + 1; B = A*2; EPOCHS = 5; WHERE = os.path.dirname(__file__); D = "gpu" if B > 100 and not False else "none"')
+    p.write_text('import os\n' + p.read_text())
+    got = read_class(p, 'C').values
+    assert (got['A'], got['B'], got['LR_SCHEDULER_PARAMS']['T_max'], got['D'], got['DEVICE']) == (51, 102, 50, 'gpu', AUTO) and got['WHERE'] == str(p.parent)
+    assert 'X' in read_class(write('X = EPOCHS'), 'C').unknown         # a bare name of the base class is none in Python either
+
+def test_the_verb(write, tmp_path):
+    p = write('EPOCHS = 3; BATCH_SIZE = int("4")')
+    status, out, _ = base.shell('migrate', 'config', str(p), '--class', 'C', '--out', str(tmp_path/'run.yaml'), '--json')
+    assert status == 1 and json.loads(out)['not_migrated'] == dict(BATCH_SIZE=['int("4")', 'mine.py', 4])
+    assert load(TimmConfig, str(tmp_path/'run.yaml')).epochs == 3 and load(TimmConfig, str(tmp_path/'run.yaml')).name == 'run'
+    for args, says in (((str(p), '--class', 'D'), "no class D; classes in it: C"), ((str(p.with_name('x.py')), '--class', 'C'), 'x.py: cannot read')):
+        assert base.shell('migrate', 'config', *args)[0] == 1 and says in base.shell('migrate', 'config', *args)[2]
+    p.write_text('from .gone import B\nclass C(B): pass\n')
+    status, _, err = base.shell('migrate', 'config', str(p), '--class', 'C')
+    assert status == 1 and re.search(r'no class B \(looked for .*gone\.py\); classes in it: C', err)
