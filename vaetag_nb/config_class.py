@@ -37,7 +37,7 @@ def binary(op, a, b):
     try: return BINARY[op](a, b)
     except (ArithmeticError, ValueError, TypeError) as e: raise Unknown from e
 
-# %% ../nbs/08h_config_class.ipynb #093f3dd4
+# %% ../nbs/08h_config_class.ipynb #b73b4db2
 def dotted(node)->str|None:
     "`os.path.join` of the tree of that name; `None` of anything else."
     if isinstance(node, ast.Name): return node.id
@@ -94,18 +94,23 @@ class Evaluator:
         values = [self.plain(x) for x in (n.left, *n.comparators)]
         try: return all(COMPARE[type(o)](a, b) for o, a, b in zip(n.ops, values, values[1:]))
         except TypeError as e: raise Unknown from e
-    def on_IfExp(self, n):
-        if (test := self(n.test)) is not AUTO: return self(n.body if test else n.orelse)
-        if all(isinstance(x, ast.Constant) and str(x.value).split(':')[0] in ('cuda', 'cpu') for x in (n.body, n.orelse)): return AUTO
-        raise Unknown
-    def on_Call(self, n):
-        name = dotted(n.func) or ''
-        first, _, rest = name.partition('.')
-        name = '.'.join(filter(None, (self.imports.get(first, first), rest)))
-        if name == 'torch.cuda.is_available' and not n.args and not n.keywords: return AUTO
-        if name not in CALLS or n.keywords: raise Unknown
-        try: return CALLS[name](*[self.plain(x) for x in n.args])
-        except (TypeError, ValueError) as e: raise Unknown from e
+
+# %% ../nbs/08h_config_class.ipynb #59c69f5d
+@patch
+def on_IfExp(self:Evaluator, n):
+    if (test := self(n.test)) is not AUTO: return self(n.body if test else n.orelse)
+    if all(isinstance(x, ast.Constant) and str(x.value).split(':')[0] in ('cuda', 'cpu') for x in (n.body, n.orelse)): return AUTO
+    raise Unknown
+
+@patch
+def on_Call(self:Evaluator, n):
+    name = dotted(n.func) or ''
+    first, _, rest = name.partition('.')
+    name = '.'.join(filter(None, (self.imports.get(first, first), rest)))
+    if name == 'torch.cuda.is_available' and not n.args and not n.keywords: return AUTO
+    if name not in CALLS or n.keywords: raise Unknown
+    try: return CALLS[name](*[self.plain(x) for x in n.args])
+    except (TypeError, ValueError) as e: raise Unknown from e
 
 # %% ../nbs/08h_config_class.ipynb #a58ee90e
 class Module:
