@@ -24,7 +24,7 @@ def noisy(net):
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for k, v in net.state_dict().items():
-            if k in heads_of(net): v.copy_(torch.randn(v.shape, generator=g)*.1)
+            if k in heads_of(net): v.copy_(torch.randn(v.shape, generator=g)*.02)
     return net
 
 def changed(name, size):

@@ -6,7 +6,7 @@
 __all__ = ['DEFAULTS', 'timm_meta', 'threshold_rule', 'timm_config', 'timm_card', 'save_timm', 'with_thresholds', 'TimmModel',
            'load_timm']
 
-# %% ../../nbs/05_models/64_timm_folder.ipynb #8f085b6d
+# %% ../../nbs/05_models/64_timm_folder.ipynb #6a2b7787
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, timm, torch
@@ -18,7 +18,8 @@ from ..core.io import hash_json, hash_tensors
 from ..data.square import Square
 from ..data.tags import Vocab
 from .folder import cuts, described, load_state, model_card, read_parts, write_folder
-from .timm_tagger import build, check_name, create, embedding_of, heads_of, square_of
+from .timm_net import build, check_name
+from .timm_tagger import create, embedding_of, heads_of, square_of
 
 # %% ../../nbs/05_models/64_timm_folder.ipynb #0f6a5b6c
 DEFAULTS = {4: .75} # by category, for models without fitted thresholds; all others have .35

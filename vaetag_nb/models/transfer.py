@@ -6,7 +6,7 @@
 __all__ = ['prior', 'set_prior', 'TransferReport', 'match_tags', 'mismatches', 'transfer', 'Trained', 'trained', 'tags_beside',
            'annotated', 'HeldRows']
 
-# %% ../../nbs/05_models/62_transfer.ipynb #72e63143
+# %% ../../nbs/05_models/62_transfer.ipynb #dd828ae3
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import numpy as np, torch
@@ -15,7 +15,8 @@ from ..core.errors import UsageError, VaetagError, nearest
 from ..core.io import load_pickle, load_tensors, read_json, write_json
 from ..data.tags import Vocab
 from .timm_head import named_in
-from .timm_tagger import bare, heads_of, native, source_of
+from .timm_tagger import heads_of
+from .timm_weights import bare, native, source_of
 
 # %% ../../nbs/05_models/62_transfer.ipynb #503bcc1b
 def prior(counts,       # training pictures that carry each tag, (C,)
