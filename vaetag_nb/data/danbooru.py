@@ -86,6 +86,9 @@ class TableFile:
         import pyarrow.parquet as pq
         self.out, self.tags, self.counts, self.rows = pq.ParquetWriter(f, table_schema(), compression='zstd', store_schema=False), tags, np.zeros(0, np.int64), 0
 
+    def __enter__(self): return self
+    def __exit__(self, *exc): self.out.close() # a file that is not finished is thrown away with what it holds
+
     def add(self, part, codes): # part: arrow table; codes: the numbers of all its tags
         counts = np.bincount(codes, minlength=max(len(self.counts), len(self.tags.names)))
         counts[:len(self.counts)] += self.counts
@@ -98,10 +101,13 @@ class TableFile:
         names, category = [self.tags.names[i] for i in used], [self.tags.category[i] for i in used]
         return Vocab.from_counts(dict(zip(names, self.counts[used].tolist())), dict(zip(names, category)))
 
-    def close(self, vocab):
+    def finish(self)->Vocab:
+        "Write down the vocabulary and end the file."
+        vocab = self.vocab()
         own = dict(format=TABLE_FORMAT, group_names=None, vocab=dict(names=vocab.names, categories=vocab.categories, counts=vocab.counts, tag_ids=vocab.tag_ids))
         self.out.add_key_value_metadata({'vaetag': to_json(own, None)})
         self.out.close()
+        return vocab
 
 # %% ../../nbs/01_data/50_danbooru.ipynb #b08c6fa3
 def old_rows(path, new:IdRanges, there): # path: `table.parquet` of an earlier run; there: (ids, paths) -> mask of pictures that are there
@@ -263,8 +269,7 @@ def prepare(meta,          # Parquet file with the metadata of the posts, local 
     out, dump = Path(out), Dump(meta, parse_ids('all' if ids is None and ids_file is None else ids, ids_file), want)
     report = DumpReport(str(meta), dump.rows)
     job = Job(report, Archives(archives) if images else None, out, images, in_place, dry_run, sep)
-    with nullcontext() if dry_run else atomic_file(out/'table.parquet', 'wb') as f:
-        table = None if dry_run else TableFile(f, dump.tags)
+    with nullcontext() if dry_run else atomic_file(out/'table.parquet', 'wb') as f, nullcontext() if dry_run else TableFile(f, dump.tags) as table:
         for posts in dump: job.take(posts, table)
         report.kept, report.dropped, report.odd_ratings = dump.kept, dict(dump.dropped), dump.odd_ratings
         report.ids = str(IdRanges.of(np.concatenate([np.zeros(0, np.int64), *job.kept])))
@@ -275,8 +280,7 @@ def prepare(meta,          # Parquet file with the metadata of the posts, local 
             raise VaetagError(f"{archives}: holds none of the {report.kept} pictures; first: {', '.join(map(str, report.first_missing))}")
         if table:
             job.add_earlier(table, out/'table.parquet')
-            vocab = table.vocab()
-            table.close(vocab)
+            vocab = table.finish()
             vocab.write(out/'selected_tags.csv')
             report.out, report.tags = str(out), len(vocab)
     if report.odd_ratings: say(f'{meta}: {report.odd_ratings} posts have a rating that is none of g, s, q, e; they get none')

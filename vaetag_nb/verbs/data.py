@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 from tyro.conf import FlagCreatePairsOff
+from ..core.errors import UsageError
 from ..core.progress import say
 from .base import FromData, Outcome, aligned, named, parse, verb
 
@@ -54,18 +55,21 @@ class DataTestset:
 class DataSplit(FromData):
     "Divide the records into train, val and test without leaks; the split is written once, and reused if nothing else is asked for."
     data: named(str, 'DATA')                   # metadata JSON, folder, Parquet, CSV or JSONL
-    method: Literal['stratified', 'random', 'hash', 'modulo', 'column']|None = None # how sides are drawn; none: stratified
+    method: Literal['stratified', 'random', 'hash', 'modulo', 'newest', 'column']|None = None # how sides are drawn; none: stratified
     val: float|None = None                    # share of the validation side; none: 0.1
     test: float|None = None                   # share of the test side; none: 0.1
+    test_ids: str|None = None                 # numbers of the test side of newest, such as 8600000-
+    rest: Literal['stratified', 'random', 'hash'] = 'stratified' # how newest draws the other sides
     no_val: Annotated[bool, FlagCreatePairsOff] = False # with --val 0: no validation side is what is wanted
-    group_by: tuple[str, ...]|None = None     # what keeps records together: sha256 (content), group, column:NAME; none: content, and the table's groups
+    group_by: tuple[str, ...]|None = None     # what keeps records together: sha256 (content), phash, phash:BITS (looks), parent, group, column:NAME; none: content, looks where they are stored, and the table's groups
     seed: int|None = None                     # of the draw; none: 0
     extend: bool = False                      # keep the sides of an existing split and assign only new records
     out: Path = Path('split.parquet')         # file to write; one that is there is used as it is, and other settings than its own are an error
     def __call__(self):
         from vaetag_nb.data import split
+        if self.method == 'newest' and self.test is not None: raise UsageError('--test: the test side of newest is --test-ids')
         table, old = self.read(self.data), split.Split.read(self.out) if self.out.exists() else None
-        s = split.ensure(self.out, table, self.extend, strict=True, method=self.method, val=self.val, test=self.test, seed=self.seed, group_by=self.group_by, no_val=self.no_val)
+        s = split.ensure(self.out, table, self.extend, strict=True, method=self.method, val=self.val, test=self.test, seed=self.seed, group_by=self.group_by, no_val=self.no_val, test_ids=self.test_ids, rest=self.rest)
         split.apply(table, s)
         sizes, done = s.sizes, 'written' if old is None else 'reused' if len(s) == len(old) else 'extended'
         return Outcome(dict(sizes=sizes, fingerprint=s.fingerprint, quality=s.quality, out=str(self.out), done=done),
@@ -153,10 +157,11 @@ class DataValidate:
     layout: str = 'auto'                        # how the data is laid out: auto, json, jsonl, sidecars, folders, folders-any, parquet, csv
     image_root: Path|None = None                # folder that relative image paths start from
     fix: bool = False                           # write NAME.cleaned.json beside the source
+    phash: Annotated[bool, FlagCreatePairsOff] = False # store perceptual hashes beside the data: data split then keeps look-alikes together
     keep_empty: bool = False                    # pictures without labels are meant to be there
     def __call__(self):
         from vaetag_nb.data.audit import faults, validate
-        s = validate(self.json_path, self.tags_csv_path, self.output_dir, self.layout, self.image_root, self.fix, self.keep_empty)
+        s = validate(self.json_path, self.tags_csv_path, self.output_dir, self.layout, self.image_root, self.fix, self.keep_empty, hashes=self.phash)
         wrong = faults(s, self.keep_empty)
         short = {k: v for k, v in s.items() if not isinstance(v, list)}
         return Outcome(s, f'{aligned(short)}\n\n' + (f"found wrong: {', '.join(wrong)}; details in {self.output_dir}" if wrong else 'nothing wrong'), int(bool(wrong)))
