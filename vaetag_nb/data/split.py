@@ -67,6 +67,7 @@ def _random(draw):
 def _stratified(draw):
     return stratify(draw.labels, draw.ratios, draw.seed, draw.group, draw.order, draw.fixed)
 
+# %% ../../nbs/01_data/30_split.ipynb #021e860a
 def newest_method(test_ids, rest='stratified')->str: # rest: the method by which train and val are drawn
     "The method `newest` with all that it needs, as it is stored: `newest:8600000-`."
     if test_ids in (None, ''): raise UsageError('split: newest needs the numbers of the test side, such as --test-ids 8600000-')
