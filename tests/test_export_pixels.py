@@ -108,7 +108,7 @@ def test_both_dialects_of_buckets(tmp_path, dialect, name):
         assert df.name.tolist() == VOCAB.names and df.best_threshold.tolist() == [0]*4 + [.5, .45, .5, .5]
         assert {c['category'] for c in read_json(tmp_path/'x/categories.json')} == set(df.category)
         path = pe.sample_pictures(tmp_path/'p')[2]
-        x = pe.generic_pixels(path, read_json(tmp_path/'x/preprocess.json')['test'])[None]
+        x = pe.generic_pixels(Image.open(path), read_json(tmp_path/'x/preprocess.json')['test'])[None]
         m = ort.InferenceSession(str(tmp_path/'x/model.onnx'))
         assert [o.name for o in m.get_outputs()] == ['embedding', 'logits', 'prediction']
         assert abs(m.run(['prediction'], {'input': x})[0][0] - Tagger.load(tmp_path/'m', device='cpu').tag(Image.open(path).resize((64, 64), Image.LANCZOS)).scores).max() < 1e-4

@@ -158,7 +158,8 @@ def lay_out(self:Predictions)->W.Widget:
     titled = lambda title, w: W.VBox([W.HTML(f'<b>{title}</b>'), w], layout=W.Layout(margin='0 12px 8px 0'))
     line = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))
     self.heat_box = W.VBox([self.found, self.heat], layout=W.Layout(margin='0 12px 8px 0', display='none'))
-    left = W.VBox([line(titled('as the tagger sees it', self.image), titled('reconstruction', self.recon), self.heat_box), titled('latent, channel by channel', self.sheet)],
+    shown = [line(titled('as the tagger sees it', self.image), titled('reconstruction', self.recon), self.heat_box), titled('latent, channel by channel', self.sheet)]
+    left = W.VBox(shown if self.tagger.net.latent else [line(titled('as the tagger sees it', self.image), self.heat_box)],
                   layout=W.Layout(flex='0 1 auto', max_width=f'{2*self.side + 60}px'))
     return W.VBox([line(self.prev, self.next, self.position, self.tag, self.show), line(self.rule, self.scale, self.level, self.where), self.counts, self.note,
                    W.HBox([left, self.bars], layout=W.Layout(flex_flow='row wrap', align_items='flex-start'))], layout=W.Layout(max_width='1080px'))
@@ -201,10 +202,11 @@ def views(self:Predictions, i)->dict: # PNG bytes by name, and the shape of the 
         x, _, errors = self.tagger.read_batch([self.scored.pictures[i]])
         if errors: raise VaetagError(f'{self.scored.pictures[i].name}: {errors[0]}')
         with torch.inference_mode():
-            z = self.tagger.codec.encode(to_float(x.to(self.tagger.device)))
-            y = self.tagger.codec.decode(z)
+            z = self.tagger.net.inputs(x)
+            y = self.tagger.codec.decode(z) if self.tagger.net.latent else None
         big = lambda im: to_png(enlarged(to_image(im), self.side))
-        self.made[i] = dict(x=x[0], z=z.cpu(), image=big(to_float(x[0])), recon=big(y), sheet=to_png(channel_sheet(z, 2*self.side, cols=min(z.shape[1], 8))), shape=tuple(z.shape[1:]))
+        self.made[i] = dict(x=x[0], z=z.cpu(), image=big(to_float(x[0])), recon=b'' if y is None else big(y),
+                            sheet=b'' if y is None else to_png(channel_sheet(z, 2*self.side, cols=min(z.shape[1], 8))), shape=tuple(z.shape[1:]))
         if len(self.made) > 64: del self.made[next(iter(self.made))]
     return self.made[i]
 
@@ -233,7 +235,7 @@ def update(self:Predictions, _=None):
     self.bars.value = tag_bars([self.tagger.vocab.names[j] for j in k], s[k], t[k], None if truth is None else truth[k])
     said = f'factor {self.scale.value:.2f}' if self.rule.value == 'scale' else f'threshold {self.level.value:.2f}'
     self.note.value = (f'<span class="vt-note"><b>{html.escape(p.name or f"picture {i + 1}")}</b> &middot; {self.position.value} of {len(self.rows)} &middot; '
-                       f'{p.width}x{p.height} &middot; latent {"x".join(map(str, v["shape"]))} &middot; {said}</span>')
+                       f'{p.width}x{p.height} &middot; {"latent" if self.tagger.net.latent else "input"} {"x".join(map(str, v["shape"]))} &middot; {said}</span>')
 
 @patch
 def counts_html(self:Predictions, t)->str:
@@ -256,10 +258,10 @@ def show_evidence(self:Predictions, v):
     tag = self.where.value.strip()
     self.heat_box.layout.display = None if tag else 'none'
     if not tag: return
-    try: m = self.tagger.evidence(v['z'], [tag])[0, 0]
+    try: m = self.tagger.net.evidence(v['z'], self.tagger.vocab.rows([tag]))[0, 0]
     except VaetagError as e: self.found.value, self.heat.value = f'<b role="alert">{html.escape(str(e))}</b>', b''; return
     self.heat.value = to_png(enlarged(heat(to_float(v['x']), m), self.side))
-    how = 'shares of the logit' if self.tagger.head.exact_evidence else 'a hint, not exact'
+    how = 'shares of the logit' if self.tagger.net.exact_evidence else 'a hint, not exact'
     self.found.value = (f'<b class="vt-found">evidence for {html.escape(tag)}</b><br><small>red for, blue against; {how}; '
                         f'{float(m.min()):+.2f} to {float(m.max()):+.2f}</small>')
 

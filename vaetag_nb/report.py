@@ -121,7 +121,7 @@ def card_html(scored:Scored, i:int, most=14)->str:
 def reconstructions(scored:Scored, rows:list)->list: # [(name, original, reconstruction, difference, PSNR in dB)]
     "What the VAE makes of the pictures `rows`, at the size the tagger sees them."
     tagger, out = scored.tagger, []
-    for i in rows:
+    for i in rows if tagger.net.latent else []:
         x = to_float(tagger.read_batch([scored.pictures[i]])[0])
         y = tagger.codec.decode(tagger.codec.encode(x.to(tagger.device))).cpu()
         db = float(psnr(x, y, 2.)[0])
@@ -169,9 +169,10 @@ def versions()->dict:
 
 def again_html(run:Path|None, tagger, extra:dict|None=None)->str:
     "Settings, seed, fingerprints and versions."
-    codec = tagger.model.codec
-    facts = {**(extra or {}), 'model fingerprint': tagger.fingerprint, 'VAE': f"{codec.get('class')} ({codec.get('family')}), {codec.get('source')}",
-             'VAE fingerprint': codec['fingerprint'], 'VAE licence': codec.get('licence') or 'unknown', **versions()}
+    codec = tagger.model.codec if tagger.net.latent else None
+    facts = {**(extra or {}), 'model fingerprint': tagger.fingerprint,
+             **({'VAE': f"{codec.get('class')} ({codec.get('family')}), {codec.get('source')}", 'VAE fingerprint': codec['fingerprint'],
+                 'VAE licence': codec.get('licence') or 'unknown'} if codec else {'network': tagger.net.said}), **versions()}
     config = run/'config.yaml' if run else None
     text = config.read_text(encoding='utf-8') if config and config.exists() else ''
     return table_html(['', ''], [[k, f'<code>{html.escape(str(v))}</code>'] for k, v in facts.items()]) + (
@@ -228,7 +229,7 @@ def write_report(run,            # run folder (config.yaml, log.jsonl, results.j
                  facts=None,     # {name: value} further lines of the last table, such as command and seconds
                  seed=0,         # which pictures are drawn
                  )->Path:        # of the page
-    "Write `report.html`, `predictions.png`, `reconstructions.png` and, of a run, `curves.png`."
+    "Write `report.html`, `predictions.png`, of a latent tagger `reconstructions.png` and, of a run, `curves.png`."
     run, out, scored = Path(run) if run else None, Path(out), table if isinstance(table, Scored) else score_all(tagger, table)
     lot, worst = drawn(scored, seed=seed)
     made = reconstructions(scored, lot[:6])
@@ -245,12 +246,12 @@ def write_report(run,            # run folder (config.yaml, log.jsonl, results.j
         ('How good', figures_html(figures) + f'<p class="soft">{len(scored)} pictures of the {html.escape(side)} side, {n_tags} tags. precision, recall and F1 at the thresholds of the model.</p>' if figures else ''),
         ('Pictures drawn by lot', cards),
         ('Where it is wrong most often', ''.join(card_html(scored, i) for i in worst)),
-        ('What the VAE keeps', f'<p class="soft">original, reconstruction, difference four times enlarged; PSNR</p><div class="recon">{recon}</div>'),
+        ('What the VAE keeps', f'<p class="soft">original, reconstruction, difference four times enlarged; PSNR</p><div class="recon">{recon}</div>' if made else ''),
         ('Every tag', per_tag_html(said.per_tag) if known else ''),
         ('Training', f'<div class="charts">{"".join(svg_curves(s, c) for c, s in series.items())}</div>' if series else ''),
         ('How to get it again', again_html(run, tagger, facts))], lead)
     write_png(out/'predictions.png', predictions_picture(scored, (lot + worst)[:6]))
-    write_png(out/'reconstructions.png', reconstructions_picture(made))
+    if made: write_png(out/'reconstructions.png', reconstructions_picture(made))
     if series: write_png(out/'curves.png', curves_picture(series))
     with atomic_file(out/'report.html') as f: f.write(text)
     return out/'report.html'

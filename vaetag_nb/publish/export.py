@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'NEAR', 'MEAN', 'DIALECTS', 'USE', 'CLIENTS', 'sample_pictur
            'beside_buckets', 'Wd', 'Generic', 'rows_wrong', 'all_checks', 'export_card', 'written', 'pixel_tagger',
            'export_pixels', 'check_pixels']
 
-# %% ../../nbs/09_publish/40_export.ipynb #318f4242
+# %% ../../nbs/09_publish/40_export.ipynb #cdbc2ffb
 import tempfile
 from pathlib import Path
 import numpy as np, torch
@@ -18,13 +18,14 @@ from ..bucketing import check_multiple
 from ..core.errors import UsageError, VaetagError
 from ..core.io import atomic_dir, atomic_file, read_json, to_json, write_json
 from ..core.rng import np_rng
-from ..data.images import list_images
+from ..data.images import list_images, load_image
 from ..data.tags import CATEGORIES, Vocab
 from ..infer import Tagger
+from ..models.foreign import generic_pixels, wd_pixels
 from .folder import FORMAT, MANIFEST, check_names, manifest, model_folder, shipped
 from .layouts import preprocess_steps, tag_figures, wd_rows, write_generic, write_wd_tags
 from .onnx import IR, OPSET, limits_of, must_hold, parity, run_onnx, to_onnx, tools
-from .pixels import GenericGraph, PixelTagger, WdGraph, generic_pixels, latent_pixels, wd_pixels
+from .pixels import GenericGraph, PixelTagger, WdGraph, latent_pixels
 
 # %% ../../nbs/09_publish/40_export.ipynb #d9e8a85b
 KINDS = dict(wide=((300, 200), 'RGB'), tall=((200, 300), 'RGB'), square=((256, 256), 'RGB'), transparent=((240, 180), 'RGBA'), grey=((200, 200), 'L'), dot=((8, 8), 'RGB'))
@@ -102,7 +103,7 @@ class Wd:
         d = np.abs(1/(1 + np.exp(-(e @ inv['weights'] + inv['bias']))) - p)
         return [dict(check='inv.npz', measured=float(d.max()), limit=limit, where=f'tag {self.vocab[int(d.max(0).argmax())]}')]
 
-# %% ../../nbs/09_publish/40_export.ipynb #bda0fdb6
+# %% ../../nbs/09_publish/40_export.ipynb #dfc1cc21
 class Generic:
     "The dialect of deepghs' taggers: tags in any order with thresholds, preprocessing in JSON."
     name, outputs = 'generic', ['embedding', 'logits', 'prediction']
@@ -111,7 +112,7 @@ class Generic:
         self.rows, self.real = np.arange(len(t.vocab)), np.ones(len(t.vocab), bool)
         self.graph, self.steps = GenericGraph(t.net).eval(), preprocess_steps(t.native, t.mean, t.std, interpolation=t.interpolation)
 
-    def prepare(self, path): return generic_pixels(path, self.steps)
+    def prepare(self, path): return generic_pixels(load_image(path), self.steps)
     def arranged(self, out): return out
     def columns(self, scores): return scores
     def about(self): return dict(size=list(self.size), resize=None, dropped={}, padded=[])
@@ -197,7 +198,7 @@ def export_card(d, checks:list, beside, title=None)->str: # markdown; `d`: `Wd` 
         '## Checked', '', 'Differences from the model that it was made of:', '', '| check | measured | limit |', '|---|---|---|', *table, '',
         '## Licence', '', f"Licence of the weights that it is based on ({t.base.get('vae') or t.base.get('name')}): {t.base.get('licence') or 'unknown'}.", ''])
 
-# %% ../../nbs/09_publish/40_export.ipynb #59a4cf3b
+# %% ../../nbs/09_publish/40_export.ipynb #9e4cbc3b
 def written(d, folder, paths, tolerance, half, title, versions)->tuple: # checks, `beside_buckets`
     "Fill `folder` with one dialect and compare it."
     onnx_meta = dict(format=FORMAT, dialect=d.name, vocab_sha256=d.vocab.sha256, size=to_json(d.about()['size'], None), tags=to_json(list(d.vocab), None), created_by=f'vaetag_nb {vaetag_nb.__version__}')
@@ -209,7 +210,7 @@ def written(d, folder, paths, tolerance, half, title, versions)->tuple: # checks
     must_hold(checks)
     (folder/'README.md').write_text(export_card(d, checks, beside, title), encoding='utf-8')
     about = dict(opset=OPSET, ir=IR, bytes=(folder/'model.onnx').stat().st_size, weights='fp16' if half else 'fp32')
-    write_json(folder/MANIFEST, manifest(d.name, d.t.model, checks, versions, native=list(d.t.native), **d.about(), fixed_size=beside, onnx=about))
+    write_json(folder/MANIFEST, manifest(d.name, d.t.model, checks, versions, native=list(d.t.native), rows=dict(vocab_sha256=d.vocab.sha256), **d.about(), fixed_size=beside, onnx=about))
     return checks, beside
 
 def pixel_tagger(src, size, vae=None)->PixelTagger:
