@@ -1,6 +1,5 @@
 "Taggers of pixels through `Tagger`: folders, kills, verbs and dashboards, with tiny timm networks."
 import os, time
-from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
 from forked import forked, killed
