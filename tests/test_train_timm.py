@@ -1,6 +1,6 @@
 "A pixel tagger is trained from a folder, stopped, gone on with, made longer and given other tags; wrong ways to do so are one line"
 import dataclasses as dc, os, shutil, signal
-import pytest, torch
+import numpy as np, pytest, scipy.sparse as sp, torch
 from engine_toys import processes
 from forked import ended, forked
 from vaetag_nb.core.config import load
@@ -226,3 +226,35 @@ def test_what_cannot_be_gone_on_with(home, tmp_path, first):
     fails(1, 'test_vit')(*other, '--name', 'b', '--finetune', run, '--model.name', 'test_vit')
     code, out, err = shell(*go('--epochs', '2', '--optim.lr', '1e-4', '--override'))
     assert code == 0 and len(losses(tmp_path/'first')) == 6, err
+
+# --- every other setting --------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.parametrize('more', [
+    dict(loss=dict(name='asl', gamma_pos=1), optim=dict(name='lamb', layer_decay=.7, scheduler='step', step_epochs=1)), dict(loss=dict(name='focal', alpha=.5), optim=dict(scheduler='onecycle'), precision='bf16'),
+    dict(loss=dict(name='bce_mean', tag_weights='freq', smoothing=.1), optim=dict(scheduler='plateau', patience=1), eval=dict(patience=1, select='loss')), dict(loss=dict(name='two_way'), sampler=dict(kind='balanced', max_per_tag=3)),
+    dict(loss=dict(name='zlpr'), model=dict(grad_checkpointing=True), preprocess=dict(mode='crop')), dict(loss=dict(name='distribution_balanced'), eval=dict(select='f1_micro'), track='tensorboard', save_minutes=1),
+    dict(model=dict(name='test_resnet', head_bias='timm'), optim=dict(name='sgd', decay_all=True, max_grad_norm=0.), eval=dict(select='f1_macro'), ema=dict(decay=.9))], ids=list('abcdefg'))
+def test_settings_that_go_together(home, tmp_path, more):
+    run = train_timm(config(home, tmp_path, **more))
+    m = load_timm(run.best)
+    assert m.thresholds and np.isfinite(losses(run.out)).all() and m.meta['train']['loss'] == more.get('loss', {}).get('name', 'bce')
+    if more.get('track'): assert list((run.out/'tensorboard').iterdir())
+    if 'patience' in more.get('eval', {}): assert read_json(run.out/'best.json')['metric'] == 'val/loss'
+    if 'ema' in more: assert read_json(run.out/'best.json')['metric'] == 'ema/val/f1_macro'
+
+@pytest.mark.slow
+def test_validation_keeps_no_scores_beyond_its_limit(home, tmp_path):
+    "200 batches through the same pictures: neither the meter nor the process grows, and gradients stay off"
+    import psutil
+    from vaetag_nb.eval.tagging import MultiLabelMeter
+    from vaetag_nb.trainers.timm import TimmTaggerTask
+    from vaetag_nb.trainers.engine import Trainer
+    task = TimmTaggerTask(config(home, tmp_path, batch_size=2))
+    source = task.others['val']
+    source.paths, source.labels = source.paths*80, sp.vstack([source.labels]*80).tocsr()
+    t, m, seen = Trainer(task, epochs=1, device='cpu'), MultiLabelMeter(task.vocab, .35, limit=1 << 12), []
+    with t.weights():
+        for _ in range(3):
+            task.measure(t, 'val', [m]); seen.append((m.nbytes, psutil.Process().memory_info().rss))
+            assert not torch.is_grad_enabled()
+    assert len(m) == 3*400 and seen[1][0] == seen[2][0] and seen[2][1] - seen[1][1] < 4 << 20

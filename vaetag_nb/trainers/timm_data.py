@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['TimmSides', 'apart', 'read_sides', 'told', 'training_source', 'measured_source']
 
-# %% ../../nbs/06_trainers/81_timm_data.ipynb #f4597a65
+# %% ../../nbs/06_trainers/81_timm_data.ipynb #fd4cedb5
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 import numpy as np
 from ..core.errors import VaetagError
@@ -14,6 +15,7 @@ from ..core.progress import say
 from ..data.augment import AugmentedSquares, guarded
 from ..data.split import Split, ensure, make
 from ..data.tags import Vocab
+from .fresh import sided
 from .processes import Processes, on_main
 from .timm_settings import TimmConfig
 
@@ -38,19 +40,19 @@ def apart(split:Split, tables:dict):
                 what = f'{len(files)} pictures, first: {min(files)}' if files else f'{len(groups)} groups of pictures'
                 raise VaetagError(f'split: {a} and {b} share {what}; make a new split')
 
-# %% ../../nbs/06_trainers/81_timm_data.ipynb #3b92fe0e
+# %% ../../nbs/06_trainers/81_timm_data.ipynb #ab5f50e8
 def _drawn(cfg, table, folder)->Split:
     "The split of a run: what its folder or `split.file` says, else a new one"
-    own, s = Path(folder)/'split.parquet', cfg.split
-    asked = dict(method=s.method, val=s.val, test=s.test, seed=cfg.seed, group_by=tuple(s.group_by), no_val=s.method == 'column')
-    if s.file is None: return ensure(own, table, **asked) if own.exists() else make(table, **asked)
+    own, s = folder and Path(folder)/'split.parquet', cfg.split
+    asked = dict(method=s.method, val=s.val, test=s.test, seed=cfg.seed, group_by=None if s.group_by == ['sha256'] else tuple(s.group_by), no_val=s.method == 'column')
+    if s.file is None: return ensure(own, table, **asked) if own and own.exists() else make(table, **asked)
     split = ensure(s.file, table, **asked)
-    if own.exists() and Split.read(own).fingerprint != split.fingerprint:
+    if own and own.exists() and Split.read(own).fingerprint != split.fingerprint:
         raise VaetagError(f'{folder}: this run was started with another split than {s.file}; give the new run another name')
     return split
 
 def read_sides(cfg:TimmConfig,
-               folder,      # run folder: keeps the split
+               folder=None, # run folder: keeps the split; none: it is not kept
                p=None,      # `Processes`
                vocab=None,  # the classes; none: as `cfg.vocab` says
                )->TimmSides:
@@ -68,19 +70,20 @@ def read_sides(cfg:TimmConfig,
         if s not in tables: raise VaetagError(f'{where}: no picture on the side {s} of the split')
     apart(split, tables)
     if not tables['val'].counts().any(): raise VaetagError(f"{where}: not one of the {len(tables['val'])} validation pictures carries a tag: neither the best weights nor thresholds can be chosen")
-    own = Path(folder)/'split.parquet'
-    on_main(p, lambda: None if own.exists() else split.write(own))
+    if folder is not None: on_main(p, lambda: None if (own := Path(folder)/'split.parquet').exists() else split.write(own))
     return TimmSides(v.recount(tables['train'].counts()), tables, split)
 
-# %% ../../nbs/06_trainers/81_timm_data.ipynb #527805c4
-def told(sides:TimmSides, plan)->list: # lines; `plan`: of `trainers.sampling`
-    "Sizes of the sides, what they lack, and the length of an epoch."
+# %% ../../nbs/06_trainers/81_timm_data.ipynb #e101b86e
+def told(cfg, sides:TimmSides, plan)->list: # lines; `plan`: of `trainers.sampling`
+    "Sizes of the sides, what they lack, tags that mirror images make wrong, and the length of an epoch."
     count = {s: t.counts() for s, t in sides.tables.items()}
     first = lambda rows: ', '.join(sides.vocab[i] for i in rows[:5]) + ', ...'*(len(rows) > 5)
     out = [f"{s}: {len(t)} pictures, {int((count[s] > 0).sum())} of {len(sides.vocab)} tags, {t.labels.nnz/len(t):.1f} tags a picture" for s, t in sides.tables.items()]
     for s, c in count.items():
         rows = np.flatnonzero(c == 0)
         if len(rows): out.append(f'{s}: {len(rows)} tags without a picture: {first(rows)}')
+    if cfg.augment.flip and (bad := [t for t in sided(sides.vocab) if not any(fnmatchcase(t, g) for g in cfg.augment.flip_guard)]):
+        out.append(f"augment.flip: mirror images make {len(bad)} tags wrong that name a side: {', '.join(bad[:5])}; set it to 0, or name them in augment.flip_guard")
     r = plan.report()
     never = f", {r['pictures_never']} pictures never seen" if r['pictures_never'] else ''
     return [*out, f"sampler {r['kind']}: {r['length']} pictures in an epoch, each {r['mean_repeats']:.2f} times on average{never}"]

@@ -16,7 +16,7 @@ from ..data.tags import Vocab
 from .checkpoint import FREE, RunFolder, first_of
 from .timm_settings import TimmConfig
 
-# %% ../../nbs/06_trainers/82b_timm_resume.ipynb #99f0a668
+# %% ../../nbs/06_trainers/82b_timm_resume.ipynb #6b4ccb8e
 def run_settings(run)->TimmConfig:
     "The settings of a run folder of `train timm`, wherever it has been moved to."
     run, f = Path(run), Path(run)/'config.yaml'
@@ -53,7 +53,7 @@ def check_resume(run,           # run folder
     ended = folder.ended()
     if ended and new.epochs <= ended['epochs'] and (run/'results.json').exists():
         raise VaetagError(f"{run}: the run has ended: {ended['epochs']} epochs, {ended['reason']}; --epochs {2*ended['epochs']} goes on with it")
-    if not folder.steps(): raise VaetagError(f'{run}: no checkpoint to go on from')
+    if folder.latest() is None: raise VaetagError(f'{run}: no checkpoint to go on from')
 
 # %% ../../nbs/06_trainers/82b_timm_resume.ipynb #1ed3d9f3
 def branch(run, to):
