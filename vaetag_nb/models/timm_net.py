@@ -15,7 +15,7 @@ from torch import nn
 from ..core.errors import VaetagError, nearest
 from ..core.io import to_json
 
-# %% ../../nbs/05_models/55_timm_net.ipynb #b1c75a92
+# %% ../../nbs/05_models/55_timm_net.ipynb #0cb07c4a
 OPTIONAL = ('drop_path_rate', 'drop_rate', 'img_size', 'global_pool') # settings that a network may go without
 
 def check_name(name:str):
@@ -41,9 +41,9 @@ def build(name:str,         # of the timm model
     while True:
         try: net = timm.create_model(name, num_classes=num_tags, **kwargs, **more)
         except TypeError as e:
-            bad = re.search(r"unexpected keyword argument '(\w+)'", str(e))
-            if not bad or bad[1] not in OPTIONAL or bad[1] not in kwargs: raise
-            kwargs.pop(bad[1]); dropped.append(bad[1])
+            bad = re.findall(r"'(\w+)'", str(e).partition('unexpected keyword argument')[2])   # one, or as a list
+            if not bad or any(k not in OPTIONAL or k not in kwargs for k in bad): raise
+            for k in bad: kwargs.pop(k); dropped.append(k)
         else:
             net.register_forward_hook(partial(one_tensor, name))
             return net, kwargs, dropped
