@@ -96,7 +96,8 @@ def cut(a,                # the picture: Pillow image, or pixels (h, w, 3)
         if inside and (x1 - x0)*(y1 - y0) <= GIANT: return np.asarray(a.crop(box))
         a = as_array(a)
     if inside: return a[y0:y1, x0:x1]
-    out = np.empty((y1 - y0, x1 - x0, 3), np.uint8); out[:] = background
+    out = np.full((y1 - y0, x1 - x0, 3), background[0], np.uint8)
+    if len(set(background)) > 1: out[:] = background  # ten times as slow
     x, y, right, low = max(0, x0), max(0, y0), max(x0, 0, min(x1, w)), max(y0, 0, min(y1, h))
     out[y-y0:low-y0, x-x0:right-x0] = a[y:low, x:right]
     return out
