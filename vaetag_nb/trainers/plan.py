@@ -79,6 +79,7 @@ class Slice(NamedTuple):
     indices: np.ndarray  # rows to load; never empty
     n: int               # how many of them count: all, or 0 for a process that only takes part
     total: int           # rows of the global batch, over all processes
+    places: np.ndarray|None = None # of each row among all of the epoch, whatever the processes; `None` if the plan is no `Chunks`
 
 # %% ../../nbs/06_trainers/00_plan.ipynb #eed4523f
 class PlanSampler:
@@ -91,13 +92,15 @@ class PlanSampler:
                  epochs=1,        # epochs of the run
                  length=None):    # batches that every epoch must have; `None` does not check
         self.plan, self.rank, self.world, self.start, self.epochs, self.length = plan, rank, world, start, epochs, length
-    def slice(self, epoch, i, rows):
+    def slice(self, epoch, i, rows, first=None):
         mine = rows[self.rank::self.world]
-        return Slice(epoch, i, mine if len(mine) else rows[:1], len(mine), len(rows))
+        at = np.arange(len(rows)) if first is None else first + np.arange(len(rows))
+        at = at[self.rank::self.world] if len(mine) else at[:1]
+        return Slice(epoch, i, mine if len(mine) else rows[:1], len(mine), len(rows), None if first is None else at)
     def __iter__(self):
         epoch, first = self.start
         for e in range(epoch, self.epochs):
             batches = self.plan(e)
             if self.length not in (None, len(batches)):
                 raise ValueError(f'the plan has {len(batches)} batches in epoch {e}, not {self.length} as in the others')
-            for i in range(first if e == epoch else 0, len(batches)): yield self.slice(e, i, batches[i])
+            for i in range(first if e == epoch else 0, len(batches)): yield self.slice(e, i, batches[i], i*batches.size if isinstance(batches, Chunks) else None)

@@ -32,10 +32,10 @@ class TensorSource:
 class _Failed(NamedTuple): text: str; exit_code: int
 
 class _Fetch(Dataset):
-    def __init__(self, source): self.source = source
+    def __init__(self, source): self.source, self.placed = source, getattr(source, 'placed', False)
     def __len__(self): return len(self.source)
     def __getitem__(self, s):
-        try: return s, self.source.get(s.epoch, s.indices)
+        try: return s, self.source.get(s.epoch, s.indices, **(dict(places=s.places) if self.placed else {}))
         except VaetagError as e: return s, _Failed(str(e), e.exit_code)
 
 def _as_it_is(x): return x
