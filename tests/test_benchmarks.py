@@ -6,12 +6,12 @@ import pytest
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parents[1]/'benchmarks'
 SMALL = dict(
-    bucketing=dict(pictures=2000), cached=dict(pictures=3), danbooru=dict(posts=3000, tags=200), decode=dict(pictures=8), encoding=dict(pictures=2), metrics={'images': 2000, 'tags': 10, 'grid-images': 500},
+    bucketing=dict(pictures=2000), cached=dict(pictures=3), danbooru=dict(posts=3000, tags=200), decode=dict(pictures=8), encoding=dict(pictures=2), loading=dict(pictures=4, batch=2, size=64), metrics={'images': 2000, 'tags': 10, 'grid-images': 500},
     mining=dict(images=2000, tags=200, loop=50), split={'images': 2000, 'tags': 100, 'large': 5000, 'large-tags': 200},
     store=dict(samples=130), tagging=dict(pictures=3, heavy=1))
 
 def test_every_script_is_tried():
-    assert {p.stem for p in HERE.glob('*.py')} == {*SMALL, 'common', 'real_images', 'ablation', 'end_to_end'}  # these train for long
+    assert {p.stem for p in HERE.glob('*.py')} == {*SMALL, 'common', 'real_images', 'ablation', 'end_to_end', 'timm_evidence'}  # these train for long
 
 @pytest.mark.parametrize('name', SMALL)
 def test_runs(name):

@@ -56,9 +56,13 @@ def guarded(labels,      # sparse (n, C); what is above 0 is a tag
 # %% ../../nbs/01_data/19_augment.ipynb #63445a2d
 DRAWS = dict(flip=0, window=slice(1, 4), rotate=4, cutout=slice(5, 7), jitter=slice(7, 11), order=slice(11, 15)) # place of each number
 
-def draws(seed:int, epoch:int, rows)->np.ndarray: # (B, 15) in [0, 1)
+def draws(seed:int, epoch:int,
+          rows,          # pictures
+          places=None,   # of each in the epoch, where a plan may show one many times
+          )->np.ndarray: # (B, 15) in [0, 1)
     "The numbers of some pictures in an epoch."
-    return np.stack([np_rng(seed, 'augment', epoch, i).random(15) for i in rows]) if len(rows) else np.empty((0, 15))
+    each = np.c_[rows] if places is None else np.c_[rows, places]
+    return np.array([np_rng(seed, 'augment', epoch, *i).random(15) for i in each.tolist()]).reshape(-1, 15)
 
 def window(cfg:AugmentConfig, u): # `u`: numbers of one picture
     "The window of `Square.fit`; `None` for the whole."
@@ -109,6 +113,7 @@ def mixed(x:torch.Tensor,   # uint8 (B, 3, H, W)
 # %% ../../nbs/01_data/19_augment.ipynb #c6bd0786
 class AugmentedSquares:
     "A source of pictures at the size of a model with their labels, augmented as seed, epoch and picture say."
+    placed = True   # a row's place in the epoch is told, see `load_slices`
     def __init__(self,
                  paths,           # files; bytes and Pillow images also go
                  labels,          # sparse (n, C), weights in [0, 1]
@@ -123,19 +128,19 @@ class AugmentedSquares:
     def __len__(self): return len(self.paths)
     def names(self, indices): return [str(self.paths[i]) for i in indices]
 
-    def get(self, epoch, indices)->dict: # x uint8 (B, 3, H, W), y float32 (B, C), index and failed int64
+    def get(self, epoch, indices, places=None)->dict: # x uint8 (B, 3, H, W), y float32 (B, C), index and failed int64
         "One batch of what can be read, which may be nothing."
         rows = np.asarray(indices)
-        got = self.load(epoch, rows)
+        got = self.load(epoch, rows, places)
         keep = rows[got.kept]
         x, y = got.images, torch.from_numpy(self.labels[keep].toarray().astype(np.float32, copy=False))
         if self.augment and self.augment.mixup: x, y = mixed(x, y, self.augment.mixup, np_rng(self.seed, 'mixup', epoch, keep.tolist()))
         return dict(x=x, y=y, index=torch.from_numpy(keep.astype(np.int64)), failed=torch.tensor([int(rows[i]) for i in got.errors], dtype=torch.int64))
 
 @patch
-def load(self:AugmentedSquares, epoch, rows):
+def load(self:AugmentedSquares, epoch, rows, places=None):
     "The pictures of some rows as they are in an epoch, see `load_each`."
-    cfg, sq, u = self.augment, self.square, draws(self.seed, epoch, rows) if self.augment else None
+    cfg, sq, u = self.augment, self.square, draws(self.seed, epoch, rows, places) if self.augment else None
     def one(i, a):
         if cfg is None: return sq.fit(a)
         x, box = sq.fit(a, window(cfg, u[i]))

@@ -115,20 +115,18 @@ def floor_of(lr:float,         # rate at the peak
 
 def schedule(name:str,         # one of `SCHEDULES`
              total:int,        # optimiser steps of the run
-             warmup=0,         # steps, or a fraction of the run if below 1
-             floor=0.,         # factor after the last step, of cosine and linear, and of onecycle if above 0
+             warmup=0,         # steps, or a fraction of the run if below 1; not of step and onecycle
+             floor=0.,         # factor after the last step, of cosine and linear
              per_epoch=None,   # optimiser steps of an epoch, for step
              step_epochs=10,   # epochs between two drops, of step
              gamma=.1):        # factor of a drop, of step
     "The schedule of a configuration, by name."
     one_of('scheduler', name, SCHEDULES)
-    rise = warmup_steps(warmup, total)
     if name in ('cosine', 'linear'): return (cosine if name == 'cosine' else linear)(total, warmup, floor)
-    if name == 'onecycle': return one_cycle(total, rise/total or .15, end=floor or 1/500)
+    if name == 'onecycle': return one_cycle(total)
     if name != 'step': return constant(total, warmup)
     if step_epochs < 1: raise UsageError(f'optim.step_epochs: {step_epochs} is not at least 1')
-    stairs = staircase(per_epoch, step_epochs, gamma)
-    return lambda step: (step + 1)/rise if step < rise else stairs(step)
+    return staircase(per_epoch, step_epochs, gamma)
 
 # %% ../../nbs/06_trainers/05_optim.ipynb #bfa4d6eb
 def make_optimizer(net,              # network; what does not ask for gradients is left out
@@ -143,16 +141,17 @@ def make_optimizer(net,              # network; what does not ask for gradients 
     if lr <= 0: raise UsageError(f'optim.lr: {lr} is not above 0')
     if layer_decay is not None and not 0 < layer_decay <= 1: raise UsageError(f'optim.layer_decay: {layer_decay} is not in (0, 1]')
     if not any(p.requires_grad for p in net.parameters()): raise UsageError('model.freeze: nothing is left to learn')
-    opt = create_optimizer_v2(net, name, lr, weight_decay, momentum, layer_decay=layer_decay, filter_bias_and_bn=not decay_all)
+    try: opt = create_optimizer_v2(net, name, lr, weight_decay, momentum, layer_decay=layer_decay, filter_bias_and_bn=not decay_all)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as e: raise UsageError(f"optim.name: {name} cannot be made of these settings: {' '.join(str(e).split())}") from e
     for g in opt.param_groups if decay_all else (): g['weight_decay'] = weight_decay
     return opt
 
-def group_table(opt)->str:
-    "Rate, decay and size of the groups of an optimiser, as text."
+def group_table(opt)->list: # lines
+    "Rate, decay and size of the groups of an optimiser, as a table."
     row = lambda g: (f"{g['lr']*g.get('lr_scale', 1.):.3g}", f"{g['weight_decay']:g}", str(len(g['params'])), f"{sum(p.numel() for p in g['params']):,}")
     rows = [('lr', 'decay', 'tensors', 'parameters'), *map(row, opt.param_groups)]
     wide = [max(map(len, c)) for c in zip(*rows)]
-    return '\n'.join('  '.join(v.rjust(w) for v, w in zip(r, wide)) for r in rows)
+    return ['  '.join(v.rjust(w) for v, w in zip(r, wide)) for r in rows]
 
 # %% ../../nbs/06_trainers/05_optim.ipynb #c6f5182e
 @contextmanager

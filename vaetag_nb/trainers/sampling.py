@@ -41,8 +41,8 @@ class SampledPlan:
                  pictures:int):    # training pictures
         if batch_size < 1: raise UsageError(f'batch_size: {batch_size} is not at least 1')
         if not length: raise VaetagError(f'sampler.kind: {kind}: no picture with a tag to draw from')
-        self.kind, self.entries, self.length, self.batch_size, self.seed = kind, entries, length, batch_size, seed
-        self.counts, self.reached, self.pictures = counts, reached, pictures
+        self.kind, self.entries, self.length, self.batch_size, self.seed = kind, entries, int(length), batch_size, seed
+        self.counts, self.reached, self.pictures = counts, int(reached), pictures
 
     def __call__(self, epoch:int)->Chunks:
         "The batches of an epoch."
