@@ -93,7 +93,7 @@ def figures(a, src, column)->np.ndarray: # float64, nan: none
 # %% ../../nbs/01_data/43_dump.ipynb #6be38c2b
 class TagNumbers:
     "All tags met so far, numbered as they come; the four ratings are first."
-    def __init__(self): self.names, self.number, self.category = list(RATINGS), {r: i for i, r in enumerate(RATINGS)}, [9]*4
+    def __init__(self): self.names, self.number, self.category, self.known = list(RATINGS), {r: i for i, r in enumerate(RATINGS)}, [9]*4, None
 
     def of(self, tag)->int:
         "The number of a tag; a new one gets the next."
@@ -103,7 +103,10 @@ class TagNumbers:
 
     def numbers(self, texts, category=None)->np.ndarray: # int32
         "The numbers of texts, an arrow array. `category`: of the tags that have none yet"
-        out = np.fromiter(map(self.of, texts.to_pylist()), np.int32, len(texts))
+        import pyarrow as pa, pyarrow.compute as pc
+        if self.known is None or len(self.known) < len(self.names): self.known = pa.array(self.names, pa.string())
+        out = pc.fill_null(pc.index_in(texts.cast(pa.string()), self.known), -1).to_numpy(zero_copy_only=False).astype(np.int32)
+        for i in np.flatnonzero(out < 0).tolist(): out[i] = self.of(texts[i].as_py())
         for n in out if category else ():
             if not self.category[n]: self.category[n] = category
         return out
@@ -185,7 +188,7 @@ class Dump:
                     n = file.metadata.row_group(g).num_rows
                     if self.full(): self.dropped['limit'] += n; continue
                     if not self.may_hold(file.metadata.row_group(g)): self.dropped['ids'] += n; continue
-                    for b in file.iter_batches(32768, [g], columns):
+                    for b in file.iter_batches(16384, [g], columns):
                         posts = self.batch(b)
                         bar.update(len(b))
                         if posts is not None and len(posts): yield posts

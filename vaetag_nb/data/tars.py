@@ -21,13 +21,13 @@ _all_ = ['TarIndex', 'member_of', 'open_member', 'tar_index']
 # %% ../../nbs/01_data/42_tars.ipynb #f45819f8
 def member_numbers(index:TarIndex)->tuple: # (int64 numbers, ascending and each once; int64 their rows in the index)
     "The pictures of an archive by number."
-    found = {}
-    for row, name in enumerate(index.names.tolist()):
-        stem, dot, ending = name.rpartition(b'/')[2].rpartition(b'.')
-        if stem.isdigit() and len(stem) < 19 and f'.{ending.decode("latin1").lower()}' in EXTENSIONS: found.setdefault(int(stem), row)
-    numbers, rows = np.array([*found], np.int64), np.array([*found.values()], np.int64)
-    order = np.argsort(numbers)
-    return numbers[order], rows[order]
+    import pyarrow as pa, pyarrow.compute as pc
+    parts = pc.extract_regex(pa.array(index.names.tolist(), pa.binary()).cast(pa.string()), r'^(?:.*/)?(?P<number>[0-9]{1,18})(?P<ending>\.[^./]+)$')
+    picture = pc.is_in(pc.utf8_lower(pc.struct_field(parts, 'ending')), pa.array(sorted(EXTENSIONS)))
+    rows = np.flatnonzero(picture.to_numpy(zero_copy_only=False))
+    numbers = pc.struct_field(parts, 'number').take(pa.array(rows)).cast(pa.int64()).to_numpy()
+    numbers, first = np.unique(numbers, return_index=True)
+    return numbers, rows[first]
 
 # %% ../../nbs/01_data/42_tars.ipynb #2197e9e7
 _BUCKET = re.compile(r'(?:.*/)?0([0-9]{3})\.tar', re.I).fullmatch
@@ -41,7 +41,7 @@ class Archives:
         named = [_BUCKET(n) for n in self.names] if is_remote(self.root) else [None]*len(self.names)
         self.bucket = np.array([int(m[1]) if m else -1 for m in named]) # the remainder that an archive's name promises; -1: none
         self.indexes = {}                                               # of the archives read so far
-        self.number, self.archive, self.row = (np.zeros(0, t) for t in (np.int64, np.int32, np.int64)) # of each picture, by number
+        self.number, self.archive, self.row, self.size = (np.zeros(0, t) for t in (np.int64, np.int32, np.int32, np.int64)) # of each picture, by number
 
     def path(self, archive)->str: return join(self.root, self.names[archive])
 
@@ -52,11 +52,11 @@ class Archives:
         with ThreadPoolExecutor(8) as pool:
             read = track(pool.map(lambda a: tar_index(self.path(a)), todo), 'indexes', len(todo), leave=False)
             self.indexes |= dict(zip(todo, read))
-        parts = [(n, np.full(len(n), a, np.int32), r) for a in todo for n, r in [member_numbers(self.indexes[a])]]
-        if any((n % 1000 != self.bucket[a[0]]).any() for n, a, _ in parts if len(n)): self.bucket[:] = -1 # promises are not kept here
-        columns = [np.concatenate([old, *new]) for old, new in zip((self.number, self.archive, self.row), zip(*parts))]
+        parts = [(n, np.full(len(n), a, np.int32), r.astype(np.int32), self.indexes[a].size[r]) for a in todo for n, r in [member_numbers(self.indexes[a])]]
+        if any((p[0] % 1000 != self.bucket[a]).any() for a, p in zip(todo, parts)): self.bucket[:] = -1 # promises are not kept here
+        columns = [np.concatenate([old, *new]) for old, new in zip((self.number, self.archive, self.row, self.size), zip(*parts))]
         order = np.lexsort((columns[1], columns[0]))
-        self.number, self.archive, self.row = (c[order] for c in columns)
+        self.number, self.archive, self.row, self.size = (c[order] for c in columns)
 
     def find(self, ids)->np.ndarray: # int64 places in `number`, `archive` and `row`; -1: nowhere
         "Where the pictures with these numbers are."
@@ -90,9 +90,7 @@ def members(self:Archives, at): # at: int64 places from `find`, none -1; arrow a
 @patch
 def nbytes(self:Archives, at)->np.ndarray: # int64
     "The sizes of the members in bytes."
-    out = np.zeros(len(at), np.int64)
-    for a in np.unique(self.archive[at]): mine = self.archive[at] == a; out[mine] = self.indexes[int(a)].size[self.row[at[mine]]]
-    return out
+    return self.size[at]
 
 @patch
 def paths(self:Archives, at, root=None): # root: what stands before the archives' names; by default where they lie

@@ -151,7 +151,8 @@ class DataDanbooru:
 @dataclass(kw_only=True)
 class DataValidate:
     "Find everything that is wrong with a data set, decoding every picture; exit status 1 if anything is."
-    json_path: str                              # metadata JSON, or a data set of another layout
+    data: named(str|None, 'DATA') = None        # data set of any layout
+    json_path: str|None = None                  # the same as a flag, by which a metadata JSON is named
     tags_csv_path: Path|None = None             # tags CSV of the known tags; none: every tag is known
     output_dir: Path|None = Path('data_validation') # folder for the report files
     layout: str = 'auto'                        # how the data is laid out: auto, json, jsonl, sidecars, folders, folders-any, parquet, csv
@@ -161,7 +162,9 @@ class DataValidate:
     keep_empty: bool = False                    # pictures without labels are meant to be there
     def __call__(self):
         from vaetag_nb.data.audit import faults, validate
-        s = validate(self.json_path, self.tags_csv_path, self.output_dir, self.layout, self.image_root, self.fix, self.keep_empty, hashes=self.phash)
+        given = [d for d in (self.data, self.json_path) if d is not None]
+        if len(given) != 1: raise UsageError(f'data validate: name one data set, by itself or with --json-path; {len(given)} are given')
+        s = validate(given[0], self.tags_csv_path, self.output_dir, self.layout, self.image_root, self.fix, self.keep_empty, hashes=self.phash)
         wrong = faults(s, self.keep_empty)
         short = {k: v for k, v in s.items() if not isinstance(v, list)}
         return Outcome(s, f'{aligned(short)}\n\n' + (f"found wrong: {', '.join(wrong)}; details in {self.output_dir}" if wrong else 'nothing wrong'), int(bool(wrong)))
