@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pyarrow.parquet as pq, pytest, scipy.sparse as sp
 from hypothesis import given, strategies as st
 from vaetag_nb.core.errors import UsageError, VaetagError
-from vaetag_nb.data import split as S
+from vaetag_nb.data import groups as G, split as S
 from vaetag_nb.data.stratify import numbered, quality, side_sizes, stratify
 from vaetag_nb.data.table import TagTable
 from vaetag_nb.data.tags import Vocab
@@ -148,7 +148,7 @@ def test_copies_stay_together(tmp_path):
 def test_only_files_of_equal_size_are_read(tmp_path, monkeypatch):
     for i in range(6): (tmp_path/str(i)).write_bytes(b'x'*(10 if i < 2 else 20+i))
     read = []
-    monkeypatch.setattr(S, '_digest', lambda p, f=S._digest: read.append(Path(p).name) or f(p))
+    monkeypatch.setattr(G, '_digest', lambda p, f=G._digest: read.append(Path(p).name) or f(p))
     assert S.same_content([tmp_path/str(i) for i in range(6)]).tolist() == [0, 0, 2, 3, 4, 5]
     assert sorted(read) == ['0', '1']
 
