@@ -263,13 +263,14 @@ class TimmLoss(nn.Module):
                 )->torch.Tensor:               # scalar, float32
         "Loss of a batch."
         self.check(logits.shape[1])
+        if not len(logits): return logits.float().sum()   # none of the pictures could be read
         with torch.autocast(logits.device.type, enabled=False):
             x, y = _elements(logits, targets)
             if self.keep is not None: x, y = x[:, self.keep], y[:, self.keep]
             if self.smoothing: y = y*(1 - self.smoothing) + self.smoothing/2
             if self.kind in ('two_way', 'zlpr'): return self.element(x, (y >= .5).float())
             l = self.element(x, y, pos_weight=self.pos_weight, reduction='none')
-            total = (l if self.weight is None else l*self.weight).sum()/max(1, len(x))
+            total = (l if self.weight is None else l*self.weight).sum()/len(x)
             return total/x.shape[1] if self.kind == 'bce_mean' else total
 
 # %% ../nbs/04_losses.ipynb #f22bbf1c

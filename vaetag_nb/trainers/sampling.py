@@ -88,8 +88,10 @@ def comb(r,     # float64 (n,): the share of each, in all a whole number
          )->np.ndarray: # int64 (n,)
     "Whole numbers in place of shares: each is the next below or above, their sum stays."
     ends = np.cumsum(r)
-    ends[-1] = round(ends[-1])  # the sum of many floats is not quite a whole number
-    return np.diff(np.floor(ends + u).astype(np.int64), prepend=0)
+    total = round(ends[-1])     # the sum of many floats is not quite a whole number
+    n = np.minimum(np.floor(ends + u).astype(np.int64), total)
+    n[-1] = total
+    return np.diff(n, prepend=0)
 
 def repeat_factor(labels,          # sparse (n, C) of the training side
                   t=.001,          # share of the pictures below which a tag is rare
