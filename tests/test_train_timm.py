@@ -61,6 +61,7 @@ def test_four_epochs_are_two_and_two(home, tmp_path):
     half = train_timm(config(home, tmp_path, 'half', **steady))
     status, _, err = shell('train', 'timm', '--resume', str(half.out), '--epochs', '4')
     assert status == 0, err
+    assert (half.out/'console.log').read_text().count('4 epochs, 8 steps') == 1 and 'goes on after step' in (half.out/'console.log').read_text()
     assert losses(half.out) == losses(whole.out) and weights(half.out) == weights(whole.out) and read_json(half.out/'results.json') == read_json(whole.out/'results.json')
     before = (half.out/'log.jsonl').read_bytes()
     named = shell('train', 'timm', '--resume', str(half.out), '--name', 'longer', '--epochs', '5')
@@ -121,6 +122,7 @@ def test_finetuning_keeps_rows_by_name(home, tmp_path, first):
     status, out, err = shell('train', 'timm', '--data.images', str(home/'in'), '--out', str(tmp_path), '--name', 'b', '--finetune', str(first.out), '--vocab.csv', str(tmp_path/'tags.csv'),
                              '--rename', f'{old[0]}=sun', '--device', 'cpu', '--batch-size', '6', '--workers', '0', '--epochs', '1', '--split.val', '.2', '--split.test', '.2', '--optim.lr', '1e-9')
     assert status == 0, err                             # network and size are those of the model
+    assert f'{len(old)-3} copied (1 renamed), 1 new, 3 removed' in (tmp_path/'b/console.log').read_text()
     report, m = read_json(tmp_path/'b/head_transfer.json'), load_timm(tmp_path/'b/best')
     assert report['counts'] == dict(copied=len(old)-3, renamed=1, new=1, removed=3) and report['new'] == ['new_tag'] and report['renamed'] == {old[0]: 'sun'} and report['removed'] == old[1:4]
     assert m.meta['architecture']['name'] == 'test_convnext' and m.square.size == (32, 32) and m.meta['base']['source'] == 'first'
@@ -143,6 +145,9 @@ def test_new_tags_leave_the_old_ones_alone(home, tmp_path, first):
     assert torch.equal(a[:, :len(old)], b[:, :len(old)]) and not torch.equal(a[:, len(old):], b[:, len(old):])
     x, y = load_timm(none.best).net.state_dict(), load_timm(run.best).net.state_dict()
     assert all(torch.equal(x[k], y[k]) for k in x if not k.startswith('head.fc'))        # the backbone, statistics included, too
+    was, now = (load_timm(f).thresholds['per_class_thresholds'] for f in (first.best, run.best))
+    assert all(now[n]['source'] == 'kept' and now[n]['threshold'] == pytest.approx(was[n]['threshold'], rel=1e-6) for n in old) and now['extra']['source'] == 'tag'
+    assert run.metrics['val']['timm']['n_classes_with_positives'] == 1 and 0 < run.metrics['val']['timm']['f1_micro'] <= 1
     again = train_timm(resume=run.out, cfg=dc.replace(tt.run_settings(run.out), epochs=3))   # the rows are held after a resume, too
     assert torch.equal(scores(again.best, home)[1][:, :len(old)], a[:, :len(old)])
 

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['measured', 'conclude', 'prepared', 'train_timm', 'TimmTaggerTask']
 
-# %% ../../nbs/06_trainers/83_timm.ipynb #fd578aa4
+# %% ../../nbs/06_trainers/83_timm.ipynb #06635f5d
 import dataclasses as dc
 from pathlib import Path
-from ..core.errors import VaetagError
+from ..core.errors import UsageError, VaetagError
 from ..core.io import read_json, write_json
 from ..eval.tagging import MultiLabelMeter
 from ..eval.thresholds import fit_thresholds
@@ -19,13 +19,15 @@ from .checkpoint import RunFolder
 from .processes import Processes, on_main
 from .settings import RunResult
 from .timm_data import read_sides, told
-from .timm_settings import TimmConfig, check
-from .timm_net import first_net, settings_of
+from .timm_settings import TimmConfig, check, renamed
+from .timm_net import first_net, kept_thresholds, settings_of
 from .timm_resume import branch, check_resume, classes_of, run_settings
-from .timm_task import TimmTask, group_table, merged, trainer_of
+from .timm_task import TimmTask, group_table, make_optimizer, merged, trainer_of
 
-# %% ../../nbs/06_trainers/83_timm.ipynb #87d9d888
-def measured(task:TimmTask, trainer)->tuple: # `Thresholds`, {side: {contender: Report}}
+# %% ../../nbs/06_trainers/83_timm.ipynb #7bad875c
+def measured(task:TimmTask, trainer,
+             kept={},       # {tag: threshold} of classes that are not annotated here
+             )->tuple:      # `Thresholds`, {side: {contender: Report}}
     "Fit thresholds on validation, and measure the present weights and the tags' frequencies with them."
     c, vocab, share = task.cfg, task.vocab, frequency(task.sides.tables['train'].labels)
     meter = lambda t: MultiLabelMeter(vocab, t)
@@ -33,6 +35,8 @@ def measured(task:TimmTask, trainer)->tuple: # `Thresholds`, {side: {contender: 
     net, base = meter(c.infer.threshold), meter(.5)
     task.measure(trainer, 'val', [net], [(base, share)])
     own, theirs, out = fit(net), fit(base), {}
+    for i, n in enumerate(vocab.names):
+        if n in kept and not task.mask[i]: own.per_tag[i], own.source[i] = kept[n], 'kept'
     for side in task.others:
         m = {'timm': meter(own), f'timm at {c.infer.threshold:g}': meter(c.infer.threshold), 'frequency': meter(theirs)}
         *nets, base = m.values()
@@ -44,7 +48,8 @@ def conclude(task:TimmTask, trainer)->dict: # {side: {contender: figures}}
     "Measure the best weights of a run, write the evaluation files, and complete the model folder."
     run, best, cfg = trainer.run, read_json(trainer.run.path/'best.json'), task.cfg
     task.net.load_state_dict(load_timm(run.best).net.state_dict())
-    with trainer.weights(averaged=False): thresholds, reports = measured(task, trainer)
+    file = run.path/'kept_thresholds.json'
+    with trainer.weights(averaged=False): thresholds, reports = measured(task, trainer, read_json(file) if file.exists() else {})
     figures = {s: {k: r.summary for k, r in own.items()} for s, own in reports.items()}
     def write():
         thresholds.to_json(run.path/'eval'/'optimal_thresholds.json')
@@ -57,33 +62,38 @@ def conclude(task:TimmTask, trainer)->dict: # {side: {contender: figures}}
     on_main(trainer.p, write)
     return figures
 
-# %% ../../nbs/06_trainers/83_timm.ipynb #7065254f
-def prepared(cfg:TimmConfig, p:Processes, own:bool)->TimmTask: # own: go on with the classes and the split in the run folder
+# %% ../../nbs/06_trainers/83_timm.ipynb #5fbd2443
+def prepared(cfg:TimmConfig, p:Processes,
+             own:bool,      # go on with the classes and the split in the run folder
+             )->tuple:      # task, lines to say
     "Read the data and build the task; the classes and the split are then in the run folder."
-    out, started = cfg.folder, bool(RunFolder(cfg.folder).steps())
+    out, started, lines = cfg.folder, bool(RunFolder(cfg.folder).steps()), []
     data = dc.replace(cfg, split=dc.replace(cfg.split, file=None)) if own else cfg
     sides = read_sides(data, out, p, classes_of(out) if own else None)
     if started and classes_of(out).sha256 != sides.vocab.sha256:
         raise VaetagError(f'{out}: this run was started with other classes ({len(classes_of(out))}, now {len(sides.vocab)}); give the new run another name, or use --finetune {out}')
     on_main(p, lambda: sides.vocab.write(out/'selected_tags.csv'))
     net, report = first_net(cfg, sides, started)
-    if report is not None: on_main(p, lambda: report.to_json(out/'head_transfer.json'))
+    if report is not None: on_main(p, lambda: report.to_json(out/'head_transfer.json')); lines.append(f'finetune: {cfg.finetune}: {report}')
     made = p.shared(read_json(out/'head_transfer.json') if (out/'head_transfer.json').exists() else {})
     mask = annotated(cfg.loss.tags, sides.vocab.names, made.get('new', ()))
-    return TimmTask(cfg, sides, net, p.world, mask)
+    if report is not None and mask is not None: on_main(p, lambda: write_json(out/'kept_thresholds.json', kept_thresholds(cfg.finetune, renamed(cfg))))
+    task = TimmTask(cfg, sides, net, p.world, mask)
+    return task, [*lines, *told(cfg, sides, task.plan), *group_table(make_optimizer(net, cfg.optim))]
 
 def train_timm(cfg:TimmConfig|None=None, # settings; none: those of `resume`
                resume=None,     # run folder to go on with
                override=False,  # whether `cfg` may change any setting of it
                )->RunResult:
     "Train a timm tagger: from pictures and tags to a model folder with thresholds and figures."
+    if cfg is None and resume is None: raise UsageError('train timm: neither settings nor a run to resume')
     cfg = check(run_settings(resume) if cfg is None else cfg)
     p, out = Processes(None if cfg.device == 'auto' else cfg.device), cfg.folder
     if resume is not None:
         on_main(p, lambda: check_resume(resume, cfg, override))
         if out.absolute() != Path(resume).absolute(): on_main(p, lambda: branch(resume, out))
-    task = prepared(cfg, p, resume is not None)
-    trainer = trainer_of(task, cfg, [*told(cfg, task.sides, task.plan), *group_table(task.optims(1, 1)['net'][0])])
+    task, lines = prepared(cfg, p, resume is not None)
+    trainer = trainer_of(task, cfg, lines)
     trainer.fit(override=override or ['vocab.*', 'split.*']*(resume is not None))
     known = p.shared(read_json(out/'results.json') if (out/'results.json').exists() else None)
     figures = known['figures'] if known and known['best'] == p.shared(read_json(out/'best.json')) else conclude(task, trainer)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TimmSides', 'apart', 'read_sides', 'told', 'training_source', 'measured_source']
 
-# %% ../../nbs/06_trainers/81_timm_data.ipynb #fd4cedb5
+# %% ../../nbs/06_trainers/81_timm_data.ipynb #6953c9d6
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,21 +13,19 @@ import numpy as np
 from ..core.errors import VaetagError
 from ..core.progress import say
 from ..data.augment import AugmentedSquares, guarded
-from ..data.split import Split, ensure, make
+from ..data.split import Split, ensure, make, newest_method
 from ..data.tags import Vocab
 from .fresh import sided
 from .processes import Processes, on_main
 from .timm_settings import TimmConfig
 
-# %% ../../nbs/06_trainers/81_timm_data.ipynb #53aad31f
+# %% ../../nbs/06_trainers/81_timm_data.ipynb #583f67ee
 @dataclass
 class TimmSides:
     "What a run works on."
     vocab: Vocab        # the classes, counted in the training pictures
     tables: dict        # {side: TagTable} of train, val and perhaps test
     split: Split        # who is where
-
-    def counts(self): return self.tables['train'].counts()
 
 def apart(split:Split, tables:dict):
     "A `VaetagError` names two sides that share a file or a group."
@@ -40,12 +38,13 @@ def apart(split:Split, tables:dict):
                 what = f'{len(files)} pictures, first: {min(files)}' if files else f'{len(groups)} groups of pictures'
                 raise VaetagError(f'split: {a} and {b} share {what}; make a new split')
 
-# %% ../../nbs/06_trainers/81_timm_data.ipynb #ab5f50e8
+# %% ../../nbs/06_trainers/81_timm_data.ipynb #186909bf
 def _drawn(cfg, table, folder)->Split:
     "The split of a run: what its folder or `split.file` says, else a new one"
     own, s = folder and Path(folder)/'split.parquet', cfg.split
-    asked = dict(method=s.method, val=s.val, test=s.test, seed=cfg.seed, group_by=None if s.group_by == ['sha256'] else tuple(s.group_by), no_val=s.method == 'column')
-    if s.file is None: return ensure(own, table, **asked) if own and own.exists() else make(table, **asked)
+    method = newest_method(s.test_ids) if s.method == 'newest' else s.method
+    asked = dict(method=method, val=s.val, test=None if s.method == 'newest' else s.test, seed=cfg.seed, group_by=None if s.group_by == ['sha256'] else tuple(s.group_by), no_val=s.method == 'column')
+    if s.file is None: return ensure(own, table, **asked) if own and own.exists() else make(table, **{k: v for k, v in asked.items() if v is not None})
     split = ensure(s.file, table, **asked)
     if own and own.exists() and Split.read(own).fingerprint != split.fingerprint:
         raise VaetagError(f'{folder}: this run was started with another split than {s.file}; give the new run another name')

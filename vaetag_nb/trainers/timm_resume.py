@@ -55,7 +55,7 @@ def check_resume(run,           # run folder
         raise VaetagError(f"{run}: the run has ended: {ended['epochs']} epochs, {ended['reason']}; --epochs {2*ended['epochs']} goes on with it")
     if folder.latest() is None: raise VaetagError(f'{run}: no checkpoint to go on from')
 
-# %% ../../nbs/06_trainers/82b_timm_resume.ipynb #1ed3d9f3
+# %% ../../nbs/06_trainers/82b_timm_resume.ipynb #b7de1358
 def branch(run, to):
     "Copy what a run is gone on from into a new run folder; the old one stays as it is."
     run, to = RunFolder(run), Path(to)
@@ -64,7 +64,7 @@ def branch(run, to):
     if last is None: raise VaetagError(f'{run.path}: no checkpoint to go on from')
     with atomic_dir(to) as d:
         (d/'checkpoints').mkdir()
-        for f in ('config.yaml', 'selected_tags.csv', 'split.parquet', 'head_transfer.json', 'log.jsonl', 'console.log', 'best.json'):
+        for f in ('config.yaml', 'selected_tags.csv', 'split.parquet', 'head_transfer.json', 'kept_thresholds.json', 'log.jsonl', 'console.log', 'best.json'):
             if (run.path/f).exists(): shutil.copy2(run.path/f, d/f)
         if run.best.exists(): shutil.copytree(run.best, d/'best')
         for n in {last.state['step'], run.best_step()} & run.steps().keys(): shutil.copytree(run.step(n), d/'checkpoints'/run.step(n).name)

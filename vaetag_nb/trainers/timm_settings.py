@@ -88,10 +88,11 @@ class VocabConfig:
 class SplitConfig:
     "Which pictures are held back."
     file: str|None = None           # split.parquet, drawn and written if it is not there; none: in the run folder
-    method: Literal['stratified', 'random', 'hash', 'modulo', 'column'] = 'stratified' # column: the table says
+    method: Literal['stratified', 'random', 'hash', 'modulo', 'newest', 'column'] = 'stratified' # newest: `test_ids` are the test side; column: the table says
     val: float = .1                 # share that chooses the best weights and the thresholds
     test: float = .1                # share that is read once, for the last report; 0: none
-    group_by: list[str] = field(default_factory=lambda: ['sha256']) # what belongs together: sha256, group, column:NAME
+    group_by: list[str] = field(default_factory=lambda: ['sha256']) # what stays together: sha256 (equal files; alone also equal looks and groups, where the data tell), phash, phash:k, parent, group, column:NAME
+    test_ids: str|None = None       # newest: numbers of the test side, such as 8600000-
 
 @dataclass
 class SamplerConfig:
@@ -258,6 +259,7 @@ def check(cfg:TimmConfig)->TimmConfig: # `cfg`, with `true` and `false` as words
     m, o, known = cfg.model, cfg.optim, list_optimizers()
     if o.name not in known: raise UsageError(f'optim.name: {o.name!r} is no optimiser of timm.{nearest(o.name, known)}')
     if o.min_lr is not None and o.min_lr > o.lr: raise UsageError(f'optim.min_lr: {o.min_lr} is above optim.lr: {o.lr}')
+    if (cfg.split.test_ids is None) == (cfg.split.method == 'newest'): raise UsageError(f'split.test_ids: {cfg.split.test_ids} does not go with split.method: {cfg.split.method}; newest needs them, no other method takes them')
     if m.freeze_epochs and m.freeze == 'none': raise UsageError(f'model.freeze_epochs: {m.freeze_epochs} contradicts model.freeze: none')
     if cfg.loss.tag_weights not in WEIGHTS and not Path(cfg.loss.tag_weights).exists():
         raise UsageError(f'loss.tag_weights: {cfg.loss.tag_weights!r} is no such file and none of {", ".join(WEIGHTS)}.{nearest(cfg.loss.tag_weights, WEIGHTS)}')
