@@ -18,6 +18,7 @@ from ..models.timm_folder import save_timm
 from ..models.timm_tagger import heads_of
 from ..models.transfer import HeldRows
 from .callbacks import Checkpointer, Console, EarlyStop, Plateau, TensorBoard
+from .checkpoint import first_of
 from .engine import Trainer
 from .optim import constant, cosine, one_cycle, staircase
 from .sampling import sampled
@@ -103,12 +104,12 @@ def missed(self:TimmTask, source, rows, index)->list: # rows of `source` that we
     "Note the pictures that left a batch; more of them than `data.max_bad` allows are an error."
     if len(index) == len(rows): return list(rows)
     there = index.tolist()
-    for f in source.names([i for i in rows if i not in set(there)]):
+    for f in source.names(np.setdiff1d(rows, there)):
         if f not in self.bad: self.bad[f] = self.square.load([f]).errors.get(0, 'could not be read a moment ago')
     n, most = sum(map(len, self.sides.tables.values())), self.cfg.data.max_bad
     if len(self.bad) > most*n:
-        raise VaetagError(f'data.max_bad: {len(self.bad)} of {n} pictures cannot be read, {len(self.bad)/n:.1%} where {most:.1%} are allowed: ' +
-                          '; '.join(f'{f}: {why}' for f, why in list(self.bad.items())[:5]))
+        each = [f'{f}: {why}' for f, why in self.bad.items()]
+        raise VaetagError(f'data.max_bad: {len(each)} of {n} pictures cannot be read, {len(each)/n:.1%} where {most:.1%} are allowed: {first_of(each, 5)}')
     return there
 
 # %% ../../nbs/06_trainers/82a_timm_task.ipynb #ff611681
