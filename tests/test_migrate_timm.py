@@ -1,10 +1,15 @@
 "What timm-cv left: its configuration classes are read and never run, its checkpoints give the same scores, its commands parse with our parser."
-import importlib, json, re
-import pytest
-from hypothesis import given, strategies as st
+import importlib, json, os, re
+import numpy as np, pytest, timm, torch
+from PIL import Image
+from hypothesis import given, settings as examples, strategies as st
+from torchvision import transforms
 from vaetag_nb.config_class import AUTO, read_class
 from vaetag_nb.core.config import differences, load, read_yaml
+from vaetag_nb.data.tags import Vocab
 from vaetag_nb.migrate_config import KEYS, config_table, migrate_config
+from vaetag_nb.models.timm_folder import load_timm
+from vaetag_nb.trainers.checkpoint import RunFolder
 from vaetag_nb.trainers.timm_settings import TimmConfig, check
 from vaetag_nb.verbs import base
 
@@ -93,7 +98,7 @@ ROWS = dict(IMAGE_DIR=('"pics"', {'data.images': 'pics'}), SELECTED_TAGS_CSV=('"
     VALIDATION_SPLIT_RATIO=('0.1', {'split.val': .1}), MODEL_NAME=('"resnet18"', {'model.name': 'resnet18'}), PRETRAINED=('False', {'model.pretrained': False}), DROP_RATE=('0', {'model.drop_rate': 0}),
     DROP_PATH_RATE=('.3', {'model.drop_path_rate': .3}), DEVICE=('"cpu"', {'device': 'cpu'}), EPOCHS=('7', {'epochs': 7}), BATCH_SIZE=('2*4', {'batch_size': 8}), ACCUMULATION_STEPS=('3', {'accumulate': 3}),
     LEARNING_RATE=('1e-3/2', {'optim.lr': 5e-4}), WEIGHT_DECAY=('0', {'optim.weight_decay': 0}), LR_SCHEDULER=('None', {'optim.scheduler': 'constant', 'optim.min_lr': None}),
-    LR_SCHEDULER_PARAMS=('{"eta_min": 1e-7}', {'optim.min_lr': 1e-7}), OPTIMIZER=('"SGD"', {'optim.name': 'sgd'}), LOSS_FN=('"AsymmetricLoss"', {'loss.name': 'asl', 'loss.gamma_pos': 1}),
+    LR_SCHEDULER_PARAMS=('{"eta_min": 1e-7}', {'optim.min_lr': 1e-7}), OPTIMIZER=('"SGD"', {'optim.name': 'momentum'}), LOSS_FN=('"AsymmetricLoss"', {'loss.name': 'asl', 'loss.gamma_pos': 1}),
     LOSS_FN_PARAMS=('{"gamma_neg": 9}', {}), ENABLE_SDP_ATTENTION=('False', {}), SAVE_BEST_ONLY=('False', {'keep_every': 1}), SAVE_INTERVAL=('4', {}), INFERENCE_THRESHOLD=('.5', {'infer.threshold': .5}),
     NUM_CLASSES=('9', {}), PROJECT_ROOT=('"x"', {}), DATA_DIR=('"x"', {}))
 
@@ -140,6 +145,7 @@ def test_what_is_not_evaluated_is_named_with_its_source(text, write):
     assert m.status == 1 and m.unknown == dict(BATCH_SIZE=(text, 'mine.py', 4)) and cfg.epochs == 3
     assert str(m).splitlines()[-1] == f'# NOT MIGRATED BATCH_SIZE: {text} (mine.py, line 4)'
 
+@examples(max_examples=25)
 @given(st.recursive(st.one_of(st.integers(-9, 9), st.floats(-9, 9), st.text('ab', max_size=3), st.booleans(), st.none()), lambda x: st.one_of(st.lists(x, max_size=3), st.dictionaries(st.text('ab', max_size=2), x, max_size=3)), max_leaves=8))
 def test_constants_are_kept(tmp_path_factory, x):
     p = tmp_path_factory.mktemp('c')/'c.py'
@@ -163,3 +169,96 @@ def test_the_verb(write, tmp_path):
     p.write_text('from .gone import B\nclass C(B): pass\n')
     status, _, err = base.shell('migrate', 'config', str(p), '--class', 'C')
     assert status == 1 and re.search(r'no class B \(looked for .*gone\.py\); classes in it: C', err)
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+NAMES = ['zebra', 'general', 'miku', 'apple', 'explicit', 'touhou']     # in the order of the head's rows, not of categories
+CATEGORY = dict(general=9, explicit=9, miku=4, touhou=3)
+
+@pytest.fixture(scope='module')
+def old(tmp_path_factory):
+    "What two steps of timm-cv leave, stated once more with plain torch and timm, and its pictures"
+    d = tmp_path_factory.mktemp('old')
+    (d/'images').mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        w, h = [(64, 64), (90, 50), (50, 90), (200, 130)][i % 4]
+        im = Image.fromarray(rng.integers(0, 256, (h//5, w//5, 3), np.uint8)).resize((w, h), Image.Resampling.BICUBIC)
+        im.save(d/f'images/{i:02}.{"jpg" if i % 3 else "png"}')
+        (d/f'images/{i:02}.txt').write_text(','.join(NAMES[j] for j in range(6) if (i + j) % 3 == 0))
+    Vocab(NAMES, [CATEGORY.get(n, 0) for n in NAMES], [9]*6).write(d/'tags.csv')
+    made = {}
+    for kind in ('AdamW', 'SGD'):
+        torch.manual_seed(0)
+        net = timm.create_model('test_convnext.r160_in1k', num_classes=6, drop_rate=.1, drop_path_rate=.1)
+        opt = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-5) if kind == 'AdamW' else torch.optim.SGD(net.parameters(), lr=1e-3, momentum=.9, weight_decay=1e-5)
+        for _ in range(2):
+            opt.zero_grad(); net(torch.randn(2, 3, 64, 64)).square().sum().backward(); opt.step()
+        config = dict(MODEL_NAME='test_convnext.r160_in1k', IMAGE_SIZE=64, NORM_MEAN=[.48, .45, .40], NORM_STD=[.22, .23, .24], DROP_RATE=.1, DROP_PATH_RATE=.1, PRETRAINED=False, EPOCHS=3, BATCH_SIZE=4,
+                      ACCUMULATION_STEPS=2, LEARNING_RATE=1e-3, WEIGHT_DECAY=1e-5, OPTIMIZER=kind, LR_SCHEDULER='CosineAnnealingLR', LR_SCHEDULER_PARAMS=dict(T_max=3, eta_min=1e-6), LOSS_FN='AsymmetricLoss',
+                      LOSS_FN_PARAMS=dict(gamma_pos=1, gamma_neg=4, clip=.05), INFERENCE_THRESHOLD=.4, DEVICE=0, NUM_CLASSES=6, IMAGE_DIR=str(d/'images'), SELECTED_TAGS_CSV=str(d/'tags.csv'),
+                      OUTPUT_DIR='/data/out/', TAG_SEPARATOR_IN_TXT=',', FILTER_TAG_COUNT_THRESHOLD=50, SAVE_BEST_ONLY=True, SAVE_INTERVAL=1, ENABLE_SDP_ATTENTION=True)
+        torch.save(dict(epoch=1, model_state_dict={f'module.{k}': v for k, v in net.state_dict().items()}, optimizer_state_dict=opt.state_dict(), scheduler_state_dict={}, tags_list=NAMES,
+                        tag_to_idx={n: i for i, n in enumerate(NAMES)}, config_dict=config), d/f'{kind}_last.pth.tar')
+        made[kind] = net.eval(), opt
+    return d, made, config
+
+def test_a_migrated_checkpoint_gives_the_scores_of_timm_cv(old, tmp_path):
+    d, made, c = old
+    assert base.shell('migrate', 'timm', str(d/'AdamW_last.pth.tar'), '--tags', str(d/'tags.csv'), '--out', str(tmp_path/'m'))[0] == 0
+    m, pictures = load_timm(tmp_path/'m'), sorted(p for p in (d/'images').iterdir() if p.suffix != '.txt')
+    assert m.vocab.names == ['general', 'explicit', 'zebra', 'apple', 'miku', 'touhou'] and m.vocab.categories.tolist() == [9, 9, 0, 0, 4, 3]
+    theirs = transforms.Compose([transforms.Resize((64, 64)), transforms.ToTensor(), transforms.Normalize(c['NORM_MEAN'], c['NORM_STD'])])
+    with torch.no_grad():
+        want = made['AdamW'][0](torch.stack([theirs(Image.open(p).convert('RGB')) for p in pictures])).sigmoid()[:, [NAMES.index(n) for n in m.vocab.names]]
+        got = m.net(m.square.normalize(m.square.load(pictures).images)).sigmoid()
+    assert (want - got).abs().max() < 1e-5 and want.std(0).min() > 1e-3       # the pictures differ for it
+    assert set(m.cut()) == {np.float32(.4)} and m.meta['preprocess']['mode'] == 'squash' and m.meta['architecture']['name'] == c['MODEL_NAME']
+    by_timm = timm.create_model(f'local-dir:{tmp_path/"m"}', pretrained=True).eval()
+    with torch.no_grad(): assert (by_timm(torch.ones(1, 3, 64, 64)) - m.net(torch.ones(1, 3, 64, 64))).abs().max() < 1e-6
+
+@pytest.mark.parametrize('kind', ['AdamW', 'SGD'])
+def test_a_migrated_run_goes_on(old, tmp_path, kind):
+    d, made, c = old
+    status, out, err = base.shell('migrate', 'timm', str(d/f'{kind}_last.pth.tar'), '--tags', str(d/'tags.csv'), '--to-run', str(tmp_path/'r'), '--json')
+    assert status == 0, err
+    got, ck, (net, opt) = json.loads(out), RunFolder(tmp_path/'r').latest(), made[kind]
+    assert got['moments'] and (ck.state['epoch'], ck.state['batch'], got['epochs']) == (1, 0, 3)
+    names, state, rows = [n for n, _ in net.named_parameters()], opt.state_dict()['state'], [NAMES.index(n) for n in ('general', 'explicit', 'zebra', 'apple', 'miku', 'touhou')]
+    kept = ck.tree('optim_net')
+    assert kept['sizes'] == [len(names)]
+    for i, n in enumerate(names):
+        for k, v in state[i].items():
+            if torch.is_tensor(v) and v.ndim: assert torch.equal(kept['state'][i][k], v[rows] if n.startswith('head.fc') else v), (n, k)
+            elif torch.is_tensor(v): assert kept['state'][i][k] == v
+    assert load_timm(tmp_path/'r/best').vocab.names[0] == 'general'
+    if kind == 'SGD': assert read_yaml(tmp_path/'r/config.yaml')['optim']['name'] == 'momentum'; return
+    status, out, err = base.shell('train', 'timm', '--resume', str(tmp_path/'r'), '--device', 'cpu', '--json')
+    assert status == 0, err
+    log = [json.loads(l) for l in (tmp_path/'r/log.jsonl').read_text().splitlines()]
+    assert {r['epoch'] for r in log if 'epoch' in r} == {2, 3} and json.loads((tmp_path/'r/done.json').read_text())['epochs'] == 3
+    assert load_timm(tmp_path/'r/best').meta['metrics']
+
+def test_what_does_not_fit_is_said(old, tmp_path):
+    d, made, c = old
+    ck = torch.load(d/'AdamW_last.pth.tar', weights_only=True)
+    def save(name, **changed): torch.save({k: v for k, v in (ck | changed).items() if v is not None}, tmp_path/name); return str(tmp_path/name)
+    short = dict(ck['optimizer_state_dict'], param_groups=[dict(ck['optimizer_state_dict']['param_groups'][0], params=[0, 1])])
+    status, out, err = base.shell('migrate', 'timm', save('a.pth.tar', optimizer_state_dict=short), '--to-run', str(tmp_path/'r'), '--json')
+    assert status == 0 and 'the optimiser starts afresh: it is of 2 parameters' in err and not json.loads(out)['moments']
+    class Evil:
+        def __reduce__(self): return os.mkdir, (str(tmp_path/'executed'),)
+    for path, says in ((save('b.pth.tar', tags_list=None), 'lacks tags_list; found: epoch, model_state_dict'), (save('c.pth.tar', tags_list=NAMES[:5]), 'has 6 rows, its tags_list 5 tags'),
+                       (save('d.pth.tar', config_dict=dict(c, MODEL_NAME='resnet1')), "'resnet1' is no model that timm"), (save('e.pth.tar', x=Evil()), '--trust'),
+                       (save('f.pth.tar', config_dict=dict(c, MODEL_NAME='test_vit.r160_in1k', IMAGE_SIZE=None)), 'of another architecture'), (str(tmp_path/'none'), 'none')):
+        status, _, err = base.shell('migrate', 'timm', path, '--out', str(tmp_path/'m'))
+        assert status == 1 and says in err and err.count('\n') == 1, err
+    assert not (tmp_path/'m').exists() and not (tmp_path/'executed').exists()
+    status, _, err = base.shell('migrate', 'timm', save('g.pth.tar', config_dict=dict(c, IMAGE_DIR='/gone')), '--to-run', str(tmp_path/'q'))
+    assert status == 1 and '--images DIR' in err and not (tmp_path/'q').exists()
+
+def test_thresholds_of_the_sibling_project(old, tmp_path):
+    d, _, _ = old
+    (tmp_path/'threshold.json').write_text('{"general_threshold": 0.4, "character_threshold": 0.8, "artist_threshold": 0.7, "caption_threshold": 0.4, "tags_threshold": 0.45}')
+    assert base.shell('migrate', 'timm', str(d/'AdamW_last.pth.tar'), '--tags', str(d/'tags.csv'), '--thresholds', str(tmp_path/'threshold.json'), '--out', str(tmp_path/'m'))[0] == 0
+    m = load_timm(tmp_path/'m')
+    assert dict(zip(m.vocab.names, m.cut().tolist())) == pytest.approx(dict(general=.45, explicit=.45, zebra=.4, apple=.4, miku=.8, touhou=.45))

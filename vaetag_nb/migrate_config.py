@@ -15,7 +15,7 @@ from .config_class import AUTO, read_class
 from .core.config import differences, load, to_dict
 from .core.errors import UsageError, VaetagError, nearest
 
-# %% ../nbs/08i_migrate_config.ipynb #2714e694
+# %% ../nbs/08i_migrate_config.ipynb #71e8c822
 @dataclass(frozen=True)
 class Key:
     "What became of a setting."
@@ -44,7 +44,7 @@ KEYS = dict(
     LEARNING_RATE=Key('optim.lr', '', NUMBER), WEIGHT_DECAY=Key('optim.weight_decay', '', NUMBER),
     LR_SCHEDULER=Key('optim.scheduler', 'by steps, not by epochs (`step`, `plateau`: by epochs)', (str, type(None))),
     LR_SCHEDULER_PARAMS=Key('optim.*', 'the cosine ends with the run, whatever T_max says', dict),
-    OPTIMIZER=Key('optim.name', '', str),
+    OPTIMIZER=Key('optim.name', 'SGD is called `momentum`; `sgd` is that of Nesterov', str),
     LOSS_FN=Key('loss.name', 'computed in float32, so that half precision gives no NaN', str), LOSS_FN_PARAMS=Key('loss.*', '', dict),
     ENABLE_SDP_ATTENTION=Key(None, 'timm does that by itself'),
     SAVE_BEST_ONLY=Key('keep_every', 'the best and the last checkpoints are always kept', bool), SAVE_INTERVAL=Key('keep_every', 'epochs between checkpoints that stay for good', int),
@@ -55,7 +55,7 @@ def config_table()->pd.DataFrame: # columns setting, ours, what changed
     "The table: every setting of a class, what it is now, and what changed in meaning."
     return pd.DataFrame([(k, v.to or '', v.why) for k, v in KEYS.items()], columns=['setting', 'ours', 'what changed'])
 
-# %% ../nbs/08i_migrate_config.ipynb #309ab6f4
+# %% ../nbs/08i_migrate_config.ipynb #6f996b81
 FIXED = {'seed': 42, 'vocab.order': 'name', 'split.method': 'stratified', 'split.val': .2, 'split.test': 0., 'sampler.kind': 'balanced', 'sampler.max_per_tag': 1000,
          'preprocess.mode': 'squash', 'preprocess.interpolation': 'bilinear', 'augment.flip': .5, 'augment.crop_scale': [1., 1.], 'augment.rotate': 15., 'augment.jitter': [.2, .2, .2, .1],
          'model.head_bias': 'timm', 'optim.decay_all': True, 'optim.max_grad_norm': 0., 'optim.warmup': 0., 'eval.select': 'f1_micro'}
@@ -65,7 +65,7 @@ SCHEDULERS = {'CosineAnnealingLR': ('cosine', dict(eta_min='min_lr'), dict(eta_m
 LOSSES = {'BCEWithLogitsLoss': ('bce_mean', {}, {}), 'WeightedBCEWithLogitsLoss': ('bce_mean', dict(pos_weight='pos_weight'), {}),
           'AsymmetricLoss': ('asl', dict(gamma_pos='gamma_pos', gamma_neg='gamma_neg', clip='clip', disable_torch_grad_focal_loss='detach_focus'),
                              dict(gamma_pos=1, gamma_neg=4, clip=.05, disable_torch_grad_focal_loss=True))}
-OPTIMIZERS = {'AdamW': 'adamw', 'SGD': 'sgd'}
+OPTIMIZERS = {'AdamW': 'adamw', 'SGD': 'momentum'}  # timm's `sgd` is Nesterov's
 
 def one_of(key, value, known):
     "What `known` makes of a word; another is an error."

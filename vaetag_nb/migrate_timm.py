@@ -77,12 +77,13 @@ def migrated_square(c:dict, net)->Square:
     size = c.get('IMAGE_SIZE') or net.pretrained_cfg['input_size'][-1]
     return Square((size, size), 'squash', 'bilinear', mean=tuple(c.get('NORM_MEAN', IMAGENET_MEAN)), std=tuple(c.get('NORM_STD', IMAGENET_STD)))
 
-# %% ../nbs/08j_migrate_timm.ipynb #c2c53a11
+# %% ../nbs/08j_migrate_timm.ipynb #e6b6356a
 KINDS = dict(general='0', artist='1', copyright='3', character='4', meta='5')
 
 def sibling_thresholds(path)->dict: # content of an optimal_thresholds.json
     "The `threshold.json` of the EVA-02 project: thresholds by kind of tag."
     d = read_json(path)
+    if isinstance(d, dict): d = {k.removesuffix('_threshold'): v for k, v in d.items()}
     number = lambda x: isinstance(x, (int, float)) and not isinstance(x, bool) and 0 <= x <= 1
     known = {**KINDS, 'tags': None, 'caption': None}
     if not isinstance(d, dict) or not d.keys() & known.keys() or not all(number(v) for k, v in d.items() if k in known):
