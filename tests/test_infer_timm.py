@@ -1,6 +1,6 @@
 "Taggers of pixels through `Tagger`: folders, kills, verbs and dashboards, with tiny timm networks."
 import os, time
-import numpy as np, pytest
+import numpy as np, pytest, torch
 from PIL import Image
 from forked import forked, killed
 from vaetag_nb.core.errors import VaetagError
@@ -8,6 +8,7 @@ from vaetag_nb.core.io import read_json, read_jsonl
 from vaetag_nb.core.rng import np_rng, seeded
 from vaetag_nb.data.tags import Vocab
 from vaetag_nb.infer import Tagger
+from vaetag_nb.models.foreign import fitted, on_square
 from vaetag_nb.models.timm_folder import save_timm
 from vaetag_nb.models.timm_tagger import create, square_of
 import vaetag_nb.cli  # noqa: F401 (registers all verbs)
@@ -96,3 +97,98 @@ def test_torn_pictures_in_a_folder(toy, tmp_path):
     assert by['a.png']['error'] is None and by['b.png']['error'] and by['c.png']['error'] and set(read_json(tmp_path/'o/errors.json')) == {'b.png', 'c.png'}
     assert by['a.png']['rating']['tag'] in ('general', 'explicit') and not {'general', 'explicit'} & {t['tag'] for t in by['a.png']['tags']}
     assert shell('tag', str(tmp_path/'in'), '--model', str(d/'run'), '--out', str(tmp_path/'o'), '--device', 'cpu', '--skip-errors')[0] == 0
+
+# the verb
+
+def tag(toy, *args): return shell('tag', *map(str, args), '--model', str(toy[0]/'run'), '--device', 'cpu')
+
+def test_classic_text_is_that_of_timm_cv(toy, tmp_path):
+    d, tagger, files = toy
+    (tmp_path/'in').mkdir()
+    (tmp_path/'in/a.png').write_bytes(files[0].read_bytes()); (tmp_path/'in/b.png').write_bytes(b'torn')
+    s = tagger.tag(files[0]).scores
+    for args, t in (([], 0.5), (['--threshold', '0.25'], 0.25), (['--threshold', '1'], 1.0)):
+        status, out, err = tag(toy, tmp_path/'in', '--format', 'classic', *args)
+        got = sorted(((v, n) for n, v in zip(VOCAB, s) if v > t), key=lambda x: -x[0])
+        said = f'预测标签 (置信度 > {t}):\n' + ''.join(f'  {n}: {v:.4f}\n' for v, n in got) if got else f'  没有标签的置信度高于阈值 {t}\n'
+        assert out == f'\n图片: a.png\n{said}{"-"*30}\n\n图片: b.png\n  图片处理失败\n{"-"*30}\n' and status == 1, out
+    assert tag(toy, tmp_path/'in', '--format', 'classic', '--skip-errors')[0] == 0
+    for args, words in ((['--threshold', 'general=.3'], 'one threshold for all tags'), (['--out', tmp_path/'x'], '--format classic is printed')):
+        status, out, err = tag(toy, tmp_path/'in', '--format', 'classic', *args)
+        assert status == 2 and words in err and err.count('\n') == 1
+
+def test_table_scores_and_embeddings(toy, tmp_path):
+    from vaetag_nb.eval.scores import read_scores
+    d, tagger, files = toy
+    status, out, err = tag(toy, d/'in', '--format', 'table', '--threshold', 'general=0,character=.0')
+    assert status == 0 and out.count('\n  rating\n') == 12 and '\n  character\n' in out and out.startswith('00.png') is False and out.startswith('01.png')
+    status, out, err = tag(toy, d/'in', '--out', tmp_path/'o', '--save-predictions', tmp_path/'s', '--emit', 'embeddings')
+    assert status == 0, err
+    s, z = read_scores(tmp_path/'s'), np.load(tmp_path/'o/embeddings.npz', allow_pickle=False)
+    own = {r.path: r.scores for r in tagger.tag(d/'in')}
+    assert s.ids == z['paths'].tolist() == sorted(own) and abs(s.scores - np.stack([own[i] for i in s.ids])).max() < 1e-5
+    w, b = (p.detach().numpy() for p in (tagger.model.net.get_classifier().weight, tagger.model.net.get_classifier().bias))
+    assert abs(1/(1 + np.exp(-(z['embs'] @ w.T + b))) - z['preds']).max() < 1e-5
+    assert s.thresholds.tolist() == tagger.thresholds().tolist() and s.model['fingerprint'] == tagger.fingerprint
+    status, out, err = tag(toy, d/'in', '--emit', 'embeddings')
+    assert (status, err) == (2, 'vaetag: --emit: needs --out, the folder for embeddings.npz\n')
+
+def test_a_folder_at_an_address(toy, tmp_path):
+    import fsspec
+    d, tagger, files = toy
+    far = fsspec.filesystem('memory')
+    for f in files[:4]: far.pipe(f'/pictures/{f.relative_to(d/"in").as_posix()}', f.read_bytes())
+    status, out, err = tag(toy, 'memory://pictures', '--out', tmp_path/'o')
+    assert status == 0, err
+    own = {r.path: list(r.tags) for r in tagger.tag(d/'in')}
+    got = {x['path']: [t['tag'] for t in x['tags']] for x in read_json(tmp_path/'o/predictions.json')['images']}
+    assert len(got) == 4 and all(own[p] == t for p, t in got.items())
+    assert tag(toy, 'memory://pictures', '--out', tmp_path/'c', '--format', 'txt')[0] == 0 and len(list((tmp_path/'c').rglob('*.txt'))) == 4
+    status, out, err = tag(toy, 'memory://pictures', '--format', 'txt')
+    assert status == 2 and 'not on this machine' in err
+    assert tag(toy, 'memory://nothing', '--out', tmp_path/'o')[0] == 1
+
+def test_captions_beside_the_pictures_need_no_out(toy, tmp_path):
+    (tmp_path/'in').mkdir()
+    (tmp_path/'in/a.png').write_bytes(toy[2][0].read_bytes())
+    assert tag(toy, tmp_path/'in', '--format', 'txt', '--threshold', '0', '--caption.rating', 'first')[0] == 0
+    first, *rest = (tmp_path/'in/a.txt').read_text(encoding='utf-8').split(', ')
+    assert first in ('general', 'explicit') and sorted(rest) == sorted(VOCAB.names[2:])
+
+# published folders
+
+def published(folder, layout, toy):
+    "The toy network as others publish theirs; a wd stem reads blue first"
+    from safetensors.torch import save_file
+    from vaetag_nb.core.io import write_json
+    m = toy[1].model
+    state = {k: v.clone().contiguous() for k, v in m.net.state_dict().items()}
+    first = m.net.pretrained_cfg['first_conv'] + '.weight'
+    if layout == 'wd': state[first] = state[first].flip(1).contiguous()
+    folder.mkdir()
+    save_file(state, folder/'model.safetensors')
+    square = m.square.to_dict()
+    write_json(folder/'config.json', dict(architecture='test_resnet', num_classes=len(VOCAB), pretrained_cfg=dict(input_size=[3, *square['size']], mean=square['mean'], std=square['std'], interpolation='bicubic')))
+    rows = [f'{i},{n},{c},1' for i, (n, c) in enumerate(zip(VOCAB, VOCAB.categories))]
+    if layout == 'wd': (folder/'selected_tags.csv').write_text('\n'.join(['tag_id,name,category,count', *rows]), encoding='utf-8')
+    else:
+        (folder/'selected_tags.csv').write_text('\n'.join(['tag_id,name,category,count,best_threshold', *(f'{r},{.3 if n == "blush" else .5}' for n, r in zip(VOCAB, rows))]), encoding='utf-8')
+        steps = [dict(type='pad_to_size', size=square['size'][::-1], background_color='white', interpolation='bicubic'), dict(type='maybe_to_tensor'), dict(type='normalize', mean=square['mean'], std=square['std'])]
+        write_json(folder/'preprocess.json', dict(test=steps, val=steps, pre=[]))
+    return folder
+
+@pytest.mark.parametrize('layout', ['wd', 'generic'])
+def test_published_folders_give_the_scores_of_their_client(toy, tmp_path, layout):
+    d, own, files = toy
+    t = Tagger.load(published(tmp_path/'theirs', layout, toy), device='cpu', layout='wd' if layout == 'wd' else None)   # two ratings only: it is not taken for wd by itself
+    assert t.model.meta['layout'] == layout
+    sq, got = own.model.square, np.stack([r.scores for r in t.tag(files)])
+    mean, std = (np.float32(v)[:, None, None] for v in (sq.mean, sq.std))
+    def client(path):                                                      # wdv3-timm: square, resize; imgutils: resize, then pad
+        im = Image.open(path).convert('RGB')
+        a = np.asarray(on_square(im, 32) if layout == 'wd' else fitted(im, dict(type='pad_to_size', size=[32, 32])), np.float32)
+        return own.model.net(torch.from_numpy((a.transpose(2, 0, 1)/255 - mean)/std)[None]).sigmoid()[0].detach().numpy()
+    assert abs(got - np.stack([client(f) for f in files])).max() < 1e-5
+    assert t.thresholds()[2:].tolist() == np.float32([.5, .5, .3, .5] if layout == 'generic' else [.35, .35, .35, .75]).tolist()
+    status, out, err = shell('tag', str(d/'in'), '--model', str(tmp_path/'theirs'), '--layout', layout, '--device', 'cpu', '--out', str(tmp_path/'o'))
+    assert status == 0 and len(read_json(tmp_path/'o/predictions.json')['images']) == 12, err

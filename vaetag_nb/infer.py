@@ -26,7 +26,7 @@ from .networks import load_any, model_folder, network_of, same_vae
 from .pictures import heat
 from .predictions import FolderReport, FolderRun, write_predictions
 from .results import Result, Results, fitted_thresholds, overridden
-from .sources import Picture, ahead, bf16_works, gather, measure, pick_device
+from .sources import Picture, ahead, bf16_works, gather, is_folder, measure, pick_device
 
 # %% ../nbs/08_infer.ipynb #02cc18c7
 _all_ = ['caption', 'merge_caption']
@@ -170,7 +170,7 @@ def tag(self:Tagger,
     if out.failed and not skip_errors:
         name, why = next(iter(out.failed.items()))
         raise ImageError(name, why)
-    one = not isinstance(images, (list, tuple)) and not (isinstance(images, (str, Path)) and Path(images).is_dir())
+    one = not isinstance(images, (list, tuple)) and not is_folder(images)
     return out[0] if one else out
 
 Tagger.__call__ = Tagger.tag
@@ -315,7 +315,7 @@ def heat_maps(self:Tagger, image, tags:list[str])->dict: # tag -> PIL picture
 def write_heat_maps(self:Tagger, images, tags:list[str], out)->list: # paths of the pictures written
     "Heat maps as `out/NAME.TAG.png`; characters that file names do not take become `_`."
     done, rows, pictures = [], self.vocab.rows(tags), gather(images)
-    inside = isinstance(images, (str, Path)) and Path(images).is_dir()              # a folder keeps its subfolders
+    inside = is_folder(images)                                                      # a folder keeps its subfolders
     names = [p.name if inside else Path(p.name).name for p in pictures]
     if twice := [n for n in names if names.count(n) > 1]: raise UsageError(f'{twice[0]}: two pictures of this name; give each a folder of its own')
     for p, name in zip(pictures, names):

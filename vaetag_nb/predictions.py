@@ -17,7 +17,8 @@ from .captions import EXISTING, CaptionOptions, caption_tags, merge_caption
 from .core.errors import UsageError, VaetagError, naming, nearest
 from .core.io import atomic_file, cache_folder, hash_json, hash_tensors, to_json, write_json
 from .results import Result, classic, record
-from .sources import gather
+from .data.files import is_remote
+from .sources import gather, is_folder
 
 # %% ../nbs/07e_predictions.ipynb #7412b0a6
 def stamp(file)->tuple[int, int]: # size in bytes, time of change in ns; zeros where there is no file
@@ -195,8 +196,10 @@ class FolderRun:
         self.pictures = {p.name: p for p in sorted(gather(src), key=lambda p: p.name or '')}
         if not self.pictures: raise VaetagError('tag_folder: no image in an empty list')
         if None in self.pictures: raise UsageError('tag_folder takes a folder or paths; pictures in memory go to tag')
-        is_dir = isinstance(src, (str, Path)) and Path(src).is_dir()
-        self.prefix, self.root = f'{Path(src).as_posix()}/' if is_dir else '', Path(src) if is_dir else common_folder(self.pictures)
+        is_dir, far = is_folder(src), is_remote(src if isinstance(src, (str, Path)) else next(iter(self.pictures)))
+        if far and out is None: raise UsageError(f'{src}: is not on this machine: say with out where the captions go')
+        self.prefix = f'{str(src).rstrip("/") if far else Path(src).as_posix()}/' if is_dir else ''
+        self.root = None if far else Path(src) if is_dir else common_folder(self.pictures)
         self.out = self.root if out is None else Path(out)
         if format == 'txt': check_sidecars(self.pictures); self.folder = self.out
         else: self.file = output_file(out, format); self.folder = self.file.parent
@@ -204,7 +207,7 @@ class FolderRun:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not os.access(self.folder, os.W_OK): raise PermissionError(13, 'Permission denied')
         self.journal = Journal(dict(model=tagger.fingerprint, thresholds='mcut' if limits is None else hash_tensors(dict(t=torch.from_numpy(limits))), options=options,
-                                    existing=existing, caption=to_json(vars(caption)), src=[os.path.abspath(src)] if is_dir else sorted(self.pictures),
+                                    existing=existing, caption=to_json(vars(caption)), src=[str(src) if far else os.path.abspath(src)] if is_dir else sorted(self.pictures),
                                     out=os.path.abspath(self.folder if format == 'txt' else self.file), format=format))
         self.report = FolderReport(device=str(tagger.device))
 
@@ -212,7 +215,7 @@ class FolderRun:
         if self.format == 'txt' and self.existing == 'skip': return self.sidecar(p).exists()
         return self.journal.done(p.name, p.file)
 
-    def sidecar(self, p)->Path: return sidecar(os.path.relpath(p.file, self.root), self.out)
+    def sidecar(self, p)->Path: return sidecar(os.path.relpath(p.file, self.root) if self.root else p.name.rpartition('://')[2], self.out)
 
 # %% ../nbs/07e_predictions.ipynb #740c3364
 @patch
