@@ -175,7 +175,7 @@ def test_same_split_in_another_process():
 
 @pytest.mark.parametrize('change, says', [
     (dict(val=-.1), 'val -0.1'), (dict(val=.5, test=.5), 'leave something to train on'), (dict(val=float('nan')), 'val nan'), (dict(val=0), '--no-val'),
-    (dict(method='kfold'), "'kfold' is no method"), (dict(group_by='phash'), "'phash' is no key"), (dict(group_by='group'), "no column 'group'"),
+    (dict(method='kfold'), "'kfold' is no method"), (dict(group_by='dhash'), "'dhash' is no key"), (dict(group_by='group'), "no column 'group'"),
     (dict(group_by='column:artist'), "no column 'artist'"), (dict(method='column'), 'needs a table with a column')])
 def test_errors_name_what_is_wrong(change, says):
     with pytest.raises(VaetagError, match=says): S.make(table(20), **{'group_by': ()} | change)
