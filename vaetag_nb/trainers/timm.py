@@ -16,13 +16,14 @@ from ..models.timm_folder import load_timm, save_timm
 from ..models.transfer import annotated
 from .baselines import frequency
 from .checkpoint import RunFolder
+from .optim import group_table
 from .processes import Processes, on_main
 from .settings import RunResult
 from .timm_data import read_sides, told
 from .timm_settings import TimmConfig, check, renamed
 from .timm_net import first_net, kept_thresholds, settings_of
 from .timm_resume import branch, check_resume, classes_of, run_settings
-from .timm_task import TimmTask, group_table, make_optimizer, merged, trainer_of
+from .timm_task import TimmTask, merged, trainer_of
 
 # %% ../../nbs/06_trainers/83_timm.ipynb #7bad875c
 def measured(task:TimmTask, trainer,
@@ -79,7 +80,7 @@ def prepared(cfg:TimmConfig, p:Processes,
     mask = annotated(cfg.loss.tags, sides.vocab.names, made.get('new', ()))
     if report is not None and mask is not None: on_main(p, lambda: write_json(out/'kept_thresholds.json', kept_thresholds(cfg.finetune, renamed(cfg))))
     task = TimmTask(cfg, sides, net, p.world, mask)
-    return task, [*lines, *told(cfg, sides, task.plan), *group_table(make_optimizer(net, cfg.optim))]
+    return task, [*lines, *told(cfg, sides, task.plan), *group_table(task.optims(1, 1)['net'][0])]
 
 def train_timm(cfg:TimmConfig|None=None, # settings; none: those of `resume`
                resume=None,     # run folder to go on with
