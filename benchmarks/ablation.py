@@ -26,12 +26,12 @@ semantic = lambda w, k='triplet': dict(semantic=dict(kind=k, weight=w))
 LOSSES = {'bce': {}, 'focal': dict(classification=dict(focal=True)), 'balanced': dict(classification=dict(class_balanced=True)), 'standard': dict(mode='standard'),
           'asl': kind('asl'), 'two_way': kind('two_way'), 'zlpr': kind('zlpr'), 'distribution_balanced': kind('distribution_balanced'),
           'triplet .5': semantic(.5), 'triplet .1': semantic(.1), 'triplet .05': semantic(.05), 'contrastive .1': semantic(.1, 'contrastive'),
-          'learned': dict(weighting='learned', **semantic(.1)), 'research 1': dict(mode='research', **semantic(1.)), 'research .05': dict(mode='research', **semantic(.05))}
+          'learned, triplet .1': dict(weighting='learned', **semantic(.1)), 'research 1': dict(mode='research', **semantic(1.)), 'research .05': dict(mode='research', **semantic(.05))}
 HEADS = {'pool': dict(model=dict(TRUNK, skip=4)), 'pool skip 0': dict(model=dict(TRUNK, skip=0)), 'pool stem': dict(model=dict(TRUNK, skip=4, stem=2, stem_width=32)),
          'pool skip 0 stem': dict(model=dict(TRUNK, skip=0, stem=2, stem_width=32)), 'query': dict(model=dict(TRUNK, head='query')),
          'timm': dict(model=dict(head='timm', name='test_resnet')), 'plain': dict(model=dict(head='plain'), optim=CLASSIC),
          'attention': dict(model=dict(head='attention', attention_heads=8), optim=CLASSIC)}
-FIRST = [*(f'{l}/pool' for l in ('bce', 'focal', 'standard', 'asl', 'triplet .5', 'research 1', 'research .05')), *(f'bce/{h}' for h in HEADS if h != 'pool stem'),
+FIRST = [*(f'{l}/pool' for l in LOSSES if l != 'triplet .05'), *(f'bce/{h}' for h in HEADS if h != 'pool stem'),
          *(f'{l}/pool skip 0' for l in ('standard', 'asl', 'triplet .5')), *(f'{l}/plain' for l in ('triplet .5', 'research 1', 'research .05'))]
 PHOTOS = dict(number=1500, least=30, epochs=20, batch_size=32, ema=.95, optim=dict(lr=2e-3), eval=dict(every=5, batch_size=256, baselines=False), log_every=50, save_every=10,
               device='cpu', precision='no', codec=dict(family='taef2', dtype='fp32', batch_size=32), image=dict(base_resolution=72, max_resolution=96, bucket_step=24))

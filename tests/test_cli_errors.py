@@ -211,6 +211,7 @@ def test_a_stopped_command_says_so_and_leaves_nothing_to_search_through(monkeypa
 @pytest.mark.parametrize('command,status,says', [
     ('latents check dump.npz', 1, ['dump.npz', 'neither a store', '--from-latents']), ('latents info dump.npz', 1, ['dump.npz', 'neither a store']),
     ('latents recon pics/000000.png --out r --resolution 63', 2, ['--resolution 63', '8']),
+    ('latents recon --out r --device cuda:99', 2, ["'cuda:99' is not there", 'cpu']), ('latents check embedded --device cuda:99', 2, ["'cuda:99' is not there"]),
     ('latents encode pics --out s9 --codec.init random', 2, ['codec.init: random is for train vae']), ('latents encode pics --out s9 --space model', 2, ['--space model', 'store'])])
 def test_what_a_verb_is_not_for(home, command, status, says):
     (home/'dump.npz').write_bytes(b'x')

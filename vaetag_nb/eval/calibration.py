@@ -49,9 +49,10 @@ class CellSums:
         self.nll[tags] += fixed(np.where(known, nll, 0)).sum(0)
         self.score_pos[tags] += np.where(positive, q, 0).sum(0)
 
-    def add_keys(self, k, tag):
-        "Add the packed float32 cells of one tag."
-        self.add(*(x[:, None] for x in unpack(k)), tags=slice(tag, tag+1))
+    def add_keys(self, keys, first:int):
+        "Add the packed cells of the tags from number `first` on, one row each; a few tags at a time, which keeps temporary arrays small."
+        step = max(1, (1 << 18)//max(1, keys.shape[1]))
+        for i in range(0, len(keys), step): self.add(*(x.T for x in unpack(keys[i:i+step])), tags=slice(first+i, first+min(i+step, len(keys))))
 
     def merge(self, other):
         for name in vars(self): getattr(self, name).__iadd__(getattr(other, name))

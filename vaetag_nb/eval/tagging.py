@@ -16,7 +16,7 @@ from ..data.tags import CATEGORIES
 from .calibration import (CellSums, add_histogram, brier, ece, ece_of, mean_of, nll, plot_reliability,
                                         reliability_of, summary_of)
 from .curves import (BinScores, ExactScores, ap_bounds, average_precision, checked, curve_of_histogram,
-                                   curve_of_sorted, histogram, in_order, unpack)
+                                   curves_of, histogram, unpack)
 from .resample import interval, resample
 from .thresholds import (Thresholds, best_f1_threshold, fit_thresholds, global_threshold, grid_thresholds,
                                        mcut, middle, pr_threshold, widest)
@@ -164,12 +164,13 @@ def _tag_rows(meter, threads):
     "Curves of all tags, and the sums for calibration"
     if isinstance(meter.scores, BinScores): return meter.scores.curves(), meter.cells
     cells = CellSums(len(meter.names))
-    def half(k, c):
-        h = histogram(k); add_histogram(cells, h, c)
-        return curve_of_histogram(h)
-    def single(k, c):
-        o = in_order(k); cells.add_keys(o, c)
-        return curve_of_sorted(o)
+    def half(ks, tags):
+        hs = [histogram(k) for k in ks]
+        for h, c in zip(hs, range(tags.start, tags.stop)): add_histogram(cells, h, c)
+        return [curve_of_histogram(h) for h in hs]
+    def single(ks, tags):
+        cells.add_keys(ks, tags.start)
+        return curves_of(ks)
     return meter.scores.enumerate(half if meter.scores.half else single, threads), cells
 
 def _per_tag(meter, curves, cells):

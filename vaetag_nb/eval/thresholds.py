@@ -135,7 +135,7 @@ def global_threshold(scores, targets=None, mask=None, # as for `best_f1_threshol
     _one_of('objective', objective, ('macro_f1', 'micro_f1'))
     scores = _collected(scores, targets, mask)
     tags = np.arange(scores.tags) if tags is None else np.asarray(tags)
-    tags = tags[[c.positives > 0 for c in scores.curves(tags)]]
+    tags = tags[scores.positives(tags) > 0]
     if not len(tags): raise VaetagError('thresholds: not one positive label to fit them on')
     if objective == 'macro_f1': span, best = _macro(scores, tags)
     else:
@@ -153,7 +153,7 @@ class Thresholds:
     global_f1: float|None = None # value of the objective there
     f1: np.ndarray|None = None   # of each tag at its threshold, where it was fitted; NaN: no positives
     positives: np.ndarray|None = None
-    source: list|None = None # 'tag', 'category', 'global', 'none' (a rating without a threshold) or 'kept' (of an earlier model) per tag
+    source: list|None = None # 'tag', 'category', 'global', or 'none' (a rating without a threshold) per tag
     category: dict = field(default_factory=dict) # {category id: threshold}
     rule: str = 'tag'
     objective: str = 'macro_f1'
@@ -174,11 +174,11 @@ class Thresholds:
 # %% ../../nbs/07_eval/02_thresholds.ipynb #0ffa4e64
 def _f1_at(scores, tags, t):
     "F1 of each tag at threshold `t`, NaN without positives"
-    def one(k):
-        s, y, known = unpack(k)
-        on = (s >= np.float32(t)) & known
-        return 2*(on & y).sum()/(on.sum()+y.sum()) if y.any() else np.nan
-    if isinstance(scores, ExactScores): return np.array(scores.map(one, tags))
+    def block(ks):
+        s, y, known = unpack(ks)
+        on, there = (s >= np.float32(t)) & known, y.sum(1)
+        return np.where(there > 0, 2*(on & y).sum(1)/np.maximum(on.sum(1)+there, 1), np.nan)
+    if isinstance(scores, ExactScores): return np.concatenate(scores.blocks(block, tags))
     at = np.searchsorted(EDGES, np.float32(t))  # the first bin wholly accepted
     pos, n = scores.count[tags, :, 1].astype(np.int64), scores.count[tags].sum(2, dtype=np.int64)
     has = pos.sum(1)
@@ -200,14 +200,12 @@ def fit_thresholds(scores, targets=None, mask=None,   # as for `best_f1_threshol
     n = len(scores) if not isinstance(scores, BinScores) else 0
     scores = _collected(scores, targets, mask)
     names = [str(i) for i in range(scores.tags)] if names is None else list(names)
-    curves = scores.curves()
-    positives = np.array([c.positives for c in curves])
+    positives = scores.positives()
     rated = np.zeros(scores.tags, bool) if ratings or categories is None else np.asarray(categories) == 9
     t, f = global_threshold(scores, objective=objective, tags=np.flatnonzero(~rated))
     own = (positives >= max(1, min_positives)) & ~rated
     per_tag, f1, source = np.full(scores.tags, t), np.full(scores.tags, np.nan), np.full(scores.tags, 'global', object)
-    for i in np.flatnonzero(own):
-        c = curves[i]
+    for i, c in zip(np.flatnonzero(own), scores.curves(np.flatnonzero(own))):
         per_tag[i], f1[i], source[i] = middle(*widest(c.score, c.below, c.f1)), c.f1.max(), 'tag'
     by_category = {} if fallback == 'global' else _by_category(scores, categories, positives, objective, min_positives)
     by_category = {c: v for c, v in by_category.items() if ratings or c != 9}

@@ -23,7 +23,7 @@ def positions(h:int, w:int,             # rows and columns of tokens
     "Fixed 2-D sine-cosine positions with the origin at the centre, base 10000."
     freq = 10000**(-torch.arange(d//4, device=device, dtype=torch.float32)/(d//4))
     def axis(n):
-        p = (torch.arange(1-n, n, 2, device=device)/2)[:, None]*freq
+        p = ((2*torch.arange(n, device=device) + 1-n)/2)[:, None]*freq
         return torch.cat([p.sin(), p.cos()], 1)
     y, x = axis(h)[:, None].expand(h, w, -1), axis(w)[None].expand(h, w, -1)
     return torch.cat([y, x], -1).reshape(h*w, d)
@@ -66,7 +66,7 @@ def pad_to(z:torch.Tensor,      # latents (B, C, h, w)
     "Latents padded at the right and bottom with their edge values."
     h, w = z.shape[2:]
     whole = p == 1 or not torch.compiler.is_compiling() and h % p == w % p == 0     # a graph for any size has no such branch
-    return z if whole else F.pad(z, (0, -w % p, 0, -h % p), mode='replicate')
+    return z if whole else F.pad(z, (0, (w+p-1)//p*p - w, 0, (h+p-1)//p*p - h), mode='replicate')
 
 # %% ../../nbs/05_models/10_pool.ipynb #0d2b3311
 class ConvBlock(nn.Module):

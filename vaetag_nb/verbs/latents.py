@@ -111,16 +111,18 @@ class LatentsCheck:
     family: str|None = None    # sd15, sdxl, sd3, flux, flux2, qwen, wan, dcae, tiny
     min_psnr: float = 20.      # of a VAE's reconstructions, dB: the limit of the verdict
     side: int = 256            # of the squares that pictures become, pixels
+    device: str|None = None    # for a VAE: cpu, cuda; none: the best there is
     def __call__(self):
         p = Path(self.src)
         if p.is_dir() and ((p/'meta.json').exists() or any(p.glob('shard-*.safetensors'))): return _check_store(p)
         from vaetag_nb.data.images import list_images
         from vaetag_nb.latents.check import check_vae
+        from vaetag_nb.sources import pick_device
         _no_dump(p)
         if self.side < 8: raise UsageError(f'--side {self.side}: give at least 8 pixels')
         images = [q for i in self.images for q in (list_images(i) if i.is_dir() else [i])]
         if self.images and not images: raise VaetagError(f'{self.images[0]}: holds no pictures')
-        c = check_vae(self.src, images, self.config, self.family, self.min_psnr, self.side)
+        c = check_vae(self.src, images, self.config, self.family, self.min_psnr, self.side, pick_device(self.device))
         return Outcome(c.to_dict(), str(c), int(not c.ok))
 
 # %% ../../nbs/11_verbs/20_latents.ipynb #c4cb17dd
@@ -140,14 +142,16 @@ class LatentsRecon:
     lpips_net: Literal['alex', 'vgg', 'squeeze'] = 'alex' # network behind LPIPS
     lpips_weights: str|None = None        # its file, or a folder that holds it
     download: bool = False                # fetch it where it is missing
+    device: str|None = None               # cpu, cuda; none: the best there is
     show: bool = False                    # open the comparison in the picture viewer of this machine
     def __call__(self):
         from PIL import ImageShow
         from vaetag_nb.latents.codec import Codec
         from vaetag_nb.recon import check_picture, lpips_or_reason
-        codec = Codec.load(self.vae, self.config, self.family)
+        from vaetag_nb.sources import pick_device
+        codec = Codec.load(self.vae, self.config, self.family, device=pick_device(self.device))
         if self.resolution % codec.multiple: raise UsageError(f'--resolution {self.resolution}: no multiple of {codec.multiple}, the pixels of a latent cell')
-        net, why = lpips_or_reason(self.lpips_net, self.lpips_weights, self.download)
+        net, why = lpips_or_reason(self.lpips_net, self.lpips_weights, self.download, codec.device)
         r = check_picture(codec, self.image, self.resolution, self.fit, self.seed if self.sample else None, net or why)
         files = r.write(self.out)
         if self.show and not ImageShow.show(r.picture()): say(f'no picture viewer on this machine; see {files[0]}')
