@@ -144,11 +144,14 @@ def test_noise_and_mirrored_variants_come_from_the_counters(home, tmp_path):
     a, b = (train_decoder(config(home, tmp_path/n, image=dict(base_resolution=64, max_resolution=96, bucket_step=16, flip=True), **cfg)) for n in 'ab')
     assert tensors(a.best) == tensors(b.best) and len(LatentStore.open(tmp_path/'store')) == 72
 
-def test_a_run_starts_from_another_models_rows(home, tmp_path):
+def test_a_run_starts_from_another_models_rows_and_reads_it_once(home, tmp_path, monkeypatch):
     first = train_decoder(config(home, tmp_path/'a', epochs=1))
     old = load_model(first.best)
     cfg = config(home, tmp_path/'b', epochs=1, model=dict(d=16, depth=1, heads=2, init=str(first.best)), optim=dict(lr=1e-12, weight_decay=0.), ema=0.)
+    read, load = [], tagger.load_model
+    monkeypatch.setattr(tagger, 'load_model', lambda f, *a: (read.append(str(f)), load(f, *a))[1])
     new = load_model(train_decoder(cfg).best)
+    assert read.count(str(first.best)) == 1
     assert torch.allclose(new.head.out.weight, old.head.out.weight, atol=1e-6) and torch.allclose(new.head.embed_patch.weight, old.head.embed_patch.weight, atol=1e-6)
 
 @pytest.mark.parametrize('model,vae,text', [

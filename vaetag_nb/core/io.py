@@ -8,7 +8,7 @@ __all__ = ['atomic_file', 'atomic_dir', 'to_json', 'write_json', 'read_json', 'a
            'load_pickle', 'cache_folder', 'hash_file', 'hash_json', 'hash_tensors']
 
 # %% ../../nbs/00_core/40_io.ipynb #e0ae0982
-import hashlib, json, math, os, pickle, secrets, shutil, warnings, zipfile
+import hashlib, json, math, os, pickle, pickletools, secrets, shutil, warnings, zipfile
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
@@ -195,6 +195,14 @@ def load_tree(path, device='cpu'):
     return _unpack(meta['tree'], tensors)
 
 # %% ../../nbs/00_core/40_io.ipynb #b20877ae
+def _no_pickle(path)->str|None:
+    "What a file is that no pickle and no archive begins like"
+    with open(path, 'rb') as f: start = f.read(1 << 16)
+    if start.startswith((b'\x80', b'PK')): return None
+    try:
+        for _ in pickletools.genops(start): pass
+    except ValueError: return 'a text file' if start.isascii() and b'\0' not in start else 'no archive and no pickle'
+
 def load_pickle(path, trust=False): # `trust`: let the pickle run what it wants; only for a file that its user vouches for
     "The content of a torch pickle of tensors and plain containers; anything that would run code is refused."
     with naming(path), open(path, 'rb'): pass
@@ -205,6 +213,7 @@ def load_pickle(path, trust=False): # `trust`: let the pickle run what it wants;
             return torch.load(path, map_location='cpu', weights_only=not trust)
     except pickle.UnpicklingError as e:
         if trust: raise VaetagError(f"{path}: not a torch file, or a torn one: {' '.join(str(e).split())[:120]}") from e
+        if what := _no_pickle(path): raise VaetagError(f'{path}: not a torch file, but {what}') from e
         raise VaetagError(f'{path}: this pickle needs more than tensors and is not opened; if you trust where it comes from, '
                           'convert it with `vaetag migrate ... --trust`') from e
     except ImportError as e:

@@ -205,6 +205,7 @@ def first_head(cfg,         # settings of `train decoder` or `train full`
                codec:dict,  # `Codec.spec`
                vocab, n:int, # tags with the counts of `n` training records
                moves=False, # whether the VAE is trained with it, and so need not be the one that `model.init` is for
+               old=None,    # the `TaggerModel` of `model.init`, if it has been read
                say=say)->TagHead:
     "The head that a run starts with: fresh, or from `model.weights`, or from the trunk and the rows of `model.init`."
     m = cfg.model
@@ -212,7 +213,7 @@ def first_head(cfg,         # settings of `train decoder` or `train full`
     set_prior(head, vocab.counts/max(1, n))
     if m.weights: head.start_from(m.weights)
     if not m.init: return head
-    old = load_model(m.init)
+    old = old or load_model(m.init)
     for k, what in (('fingerprint', 'another VAE'), ('convention', 'another convention')):
         a, b = old.codec.get(k), codec[k]
         if a == b: continue
@@ -233,11 +234,12 @@ class DecoderTask(Task):
                  codec:dict,        # `Codec.spec`
                  preprocess:dict,   # `Preprocess.to_dict`
                  encoder=None,      # `Codec` that encodes the batches of `source`
-                 still=None):       # `LatentSource` of the pictures of `source` as they are, for the probe to start from; none: `source`
+                 still=None,        # `LatentSource` of the pictures of `source` as they are, for the probe to start from; none: `source`
+                 old=None):         # `TaggerModel` of `model.init`; none: it is read
         super().__init__()
         self.cfg, self.source, self.val, self.vocab, self.codec, self.preprocess, self.encoder = cfg, source, val, vocab, codec, preprocess, encoder
         self.plan, self.val_plan = same_shape(source, cfg.batch_size, cfg.seed), same_shape(val, cfg.eval.batch_size)
-        self.head = first_head(cfg, codec, vocab, len(source))
+        self.head = first_head(cfg, codec, vocab, len(source), old=old)
         self.loss = ClassificationLoss(**cfg.loss.classification.arguments(cfg.loss.mode), counts=vocab.counts, num_samples=len(source))
         self.base, s = cfg.loss.base(), cfg.loss.semantic
         self.learned, self.semantic = LearnedWeights(self.base) if cfg.loss.learned() else None, s.term() if s.kind in self.base else None
@@ -332,6 +334,7 @@ class Prepared:
     codec: dict             # `Codec.spec`
     preprocess: dict        # `Preprocess.to_dict`
     encoder: object = None  # frozen `Codec` of `FreshPictures`
+    old: object = None      # `TaggerModel` of `model.init`
 
 def store_folder(cfg)->Path: return Path(cfg.latents.store or Path(cfg.out)/'latents')
 
@@ -343,12 +346,12 @@ def prepare(cfg:DecoderConfig, p:Processes)->Prepared:
     "Read the records, bring the store up to date on the first process, and open it on all."
     codec, sides, l = cfg.codec.load(p.device), {}, cfg.latents
     image = cfg.image if l.cache else cfg.image.plain()
-    pre = image.preprocess(codec.multiple)
+    pre, old = image.preprocess(codec.multiple), load_model(cfg.model.init) if cfg.model.init else None
     if cfg.model.head != 'timm':                    # what does not go with the VAE is said before anything is encoded
         with torch.device('meta'): build_head(cfg.model.spec(codec.channels, 1), 'model')
     def cache():
         sides.update(read_sides(cfg.data, cfg.out, cfg.seed))
-        if cfg.model.init or cfg.model.weights: first_head(cfg, codec.spec(), sides['train'].vocab, 1, say=lambda _: None)
+        if cfg.model.init or cfg.model.weights: first_head(cfg, codec.spec(), sides['train'].vocab, 1, old=old, say=lambda _: None)
         if cfg.image.flip: warn_of_sides(sides['train'].vocab)
         rep = encode_sides(wanted(cfg, sides), codec, store_folder(cfg), pre, image.flip, cfg.data.max_bad, dtype=l.dtype, logvar=l.logvar, batch_size=cfg.codec.batch_size)
         say(f'latents: {rep}')
@@ -358,7 +361,7 @@ def prepare(cfg:DecoderConfig, p:Processes)->Prepared:
     if l.cache: learn = sources['train'] = LatentSource(store, sides['train'], cfg.seed, image.flip, l.noise, l.zoom, cfg.codec.sample == 'sample')
     else: learn = FreshPictures(readable(sides['train'], sources.get('train')), cfg.image, cfg.seed, l.zoom)
     counts = np.bincount(learn.labels.indices[learn.labels.data > 0], minlength=learn.labels.shape[1])
-    return Prepared(sides, sources, learn, sides['train'].vocab.recount(counts), codec.spec(), pre.to_dict(), None if l.cache else codec)
+    return Prepared(sides, sources, learn, sides['train'].vocab.recount(counts), codec.spec(), pre.to_dict(), None if l.cache else codec, old)
 
 def readable(table, source): # `source`: a `LatentSource` of it, or `None`
     "The records whose pictures were encoded; all, if none has been tried."
@@ -384,7 +387,8 @@ def train_decoder(cfg:DecoderConfig)->RunResult:
     cfg, out = check(cfg), Path(cfg.out)
     p = Processes(cfg.device)
     run = prepare(cfg, p)
-    task = DecoderTask(cfg, run.learn, run.sources['val'], run.vocab, run.codec, run.preprocess, run.encoder, run.sources.get('train'))
+    task = DecoderTask(cfg, run.learn, run.sources['val'], run.vocab, run.codec, run.preprocess, run.encoder, run.sources.get('train'), run.old)
+    run.old = None
     say(str(cfg.loss))
     trainer = Trainer(task, out, eval_first=cfg.model.probe_start, gradient_checkpointing=cfg.model.gradient_checkpointing, **cfg.trainer())
     trainer.fit()
