@@ -153,7 +153,7 @@ class Thresholds:
     global_f1: float|None = None # value of the objective there
     f1: np.ndarray|None = None   # of each tag at its threshold, where it was fitted; NaN: no positives
     positives: np.ndarray|None = None
-    source: list|None = None # 'tag', 'category', 'global', or 'none' (a rating without a threshold) per tag
+    source: list|None = None # 'tag', 'category', 'global', 'none' (a rating without a threshold) or 'kept' (of an earlier model) per tag
     category: dict = field(default_factory=dict) # {category id: threshold}
     rule: str = 'tag'
     objective: str = 'macro_f1'
