@@ -1,5 +1,8 @@
 "Networks of timm as taggers: every kind of classifier, from one tag list to another, other input sizes, timm's own weights."
-import pytest, torch
+import os, subprocess, sys
+import pytest, timm, torch
+from vaetag_nb.core.errors import VaetagError
+from vaetag_nb.core.io import save_tensors
 from vaetag_nb.models.timm_tagger import create, heads_of
 from vaetag_nb.models.transfer import prior, transfer
 
@@ -56,3 +59,69 @@ def test_tags_change(name): changed(name, FAST[name])
 @pytest.mark.slow
 @pytest.mark.parametrize('name', SLOW)
 def test_tags_change_in_every_family(name): changed(name, SLOW[name])
+
+def test_rows_go_by_name():
+    "The worked numbers: a, b, c with rows of ones, twos, threes; the new tags are b, c, d"
+    old, net = create('test_convnext', 3), create('test_convnext', 3)
+    with torch.no_grad():
+        for k, v in old.state_dict().items():
+            if k in heads_of(old): v.copy_(torch.tensor([.1, .2, .3]) if v.ndim == 1 else torch.tensor([[1.], [2], [3]]).expand_as(v))
+    assert str(transfer(net, old.state_dict(), 'abc', 'bcd')) == '2 copied, 1 new, 1 removed'
+    assert net.head.fc.weight[:2, :2].tolist() == [[2, 2], [3, 3]]
+    assert (net.head.fc.bias[:2] - torch.tensor([.2, .3])).abs().max() <= 1e-6
+
+# a network, the size it was trained at, the size it shall take: position tables, windows, relative biases, a table of four dimensions
+SIZES = [('test_vit', 64, 96), ('eva02_tiny_patch14_224', 112, 168), ('deit_tiny_distilled_patch16_224', 64, 96), ('beit_base_patch16_224', 64, 96),
+         ('swin_tiny_patch4_window7_224', 112, 224), ('swinv2_tiny_window8_256', 128, 256), ('volo_d1_224', 96, 128), ('test_vit', (64, 96), (96, 64))]
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name,a,b', SIZES, ids=[f'{n}-{a}-{b}'.replace(' ', '') for n, a, b in SIZES])
+def test_another_size(name, a, b):
+    "All tensors come along, resampled where they depend on the size"
+    hw = lambda s: (s, s) if isinstance(s, int) else s
+    old, net = create(name, 3, a), create(name, 3, b)
+    fresh = {k: v.clone() for k, v in net.state_dict().items()}
+    report = transfer(net, old.state_dict(), 'abc', 'abc', size=hw(a))
+    assert not report.skipped and report.coverage == dict(tensors=1., parameters=1.) and net.eval()(torch.zeros(1, 3, *hw(b))).isfinite().all()
+    same = {k for k, v in old.state_dict().items() if v.shape == fresh[k].shape}
+    assert all(torch.equal(net.state_dict()[k], old.state_dict()[k]) for k in same if not k.endswith(('relative_position_index', 'relative_coords_table', 'attn_mask')))
+    tables = {k for k in fresh if k not in same}
+    assert tables or name.startswith('swinv2')                          # swinv2 computes its biases from coordinates
+    assert not any(torch.equal(net.state_dict()[k], fresh[k]) for k in tables if 'pos_embed' in k)
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name,size,words', [('efficientformer_l1', 256, 'it takes 224 only'), ('levit_128s', 230, 'it takes multiples of 32'), ('crossvit_tiny_240', 224, 'it takes 240'),
+                                             ('test_coatnet', 100, 'multiples of')])
+def test_a_refused_size_names_those_accepted(name, size, words):
+    with pytest.raises(VaetagError, match=f'preprocess.size: {name} does not take pictures of {size} x {size} pixels; .*{words}'): create(name, 3, size)
+
+WEIGHTS = """
+from vaetag_nb.models.timm_tagger import backbones, create
+net = create('test_vit', 3, 96, pretrained=True)
+print(net.vaetag['base']['source'], tuple(net.state_dict()['pos_embed'].shape), backbones('test_vit', True).weights.tolist())
+"""
+
+@pytest.mark.slow
+def test_a_folder_laid_out_like_the_cache_of_the_hub(tmp_path):
+    "HF_HOME names it, TORCH_HOME names torch's; without either the error says what to put where"
+    repo = tmp_path/'home'/'hub'/'models--timm--test_vit.r160_in1k'
+    save_tensors(repo/'snapshots'/'1234'/'model.safetensors', timm.create_model('test_vit').state_dict())
+    (repo/'refs').mkdir(); (repo/'refs'/'main').write_text('1234')
+    run = lambda home: subprocess.run([sys.executable, '-c', WEIGHTS], env=os.environ | dict(HF_HOME=str(home), HF_HUB_OFFLINE='1'), capture_output=True, text=True)
+    assert run(tmp_path/'home').stdout == "timm/test_vit.r160_in1k (1, 37, 64) ['here']\n"
+    said = run(tmp_path/'empty').stderr.splitlines()[-1]
+    assert 'put model.safetensors of timm/test_vit.r160_in1k into the hub' in said and str(tmp_path/'empty'/'hub') in said and 'HF_HOME' in said
+
+def test_a_file_of_weights_is_loaded_strictly(tmp_path):
+    net = timm.create_model('test_convnext')
+    save_tensors(tmp_path/'w.safetensors', {f'module.{k}': v for k, v in net.state_dict().items()})
+    mine = create('test_convnext', 4, pretrained=tmp_path/'w.safetensors')
+    assert all(torch.equal(v, net.state_dict()[k]) for k, v in mine.state_dict().items() if k not in heads_of(mine))
+    assert mine.vaetag['base']['source'] == 'w.safetensors' and len(mine.vaetag['base']['sha256']) == 64
+    state = net.state_dict()
+    save_tensors(tmp_path/'less.safetensors', {k: v for k, v in state.items() if k != 'stem.0.weight'})
+    save_tensors(tmp_path/'more.safetensors', state | dict(extra=torch.zeros(2)))
+    save_tensors(tmp_path/'inside.safetensors', {k.replace('stem.', 'stem.module.'): v for k, v in state.items()})   # a prefix is one only at the start
+    for f in ('less', 'more', 'inside'):
+        with pytest.raises(VaetagError, match=f'{f}.safetensors'): create('test_convnext', 4, pretrained=tmp_path/f'{f}.safetensors')
+    with pytest.raises(VaetagError, match='model.pretrained: .*no such file or folder'): create('test_convnext', 4, pretrained=tmp_path/'none.safetensors')

@@ -36,12 +36,12 @@ def threshold_rule(t:dict)->dict: # `t`: content of optimal_thresholds.json
     "How thresholds were fitted, without those of the single tags."
     return {k: t.get(k) for k in ('rule', 'objective', 'min_positives', 'split')} | {'global': t.get('global_threshold'), 'category': t.get('category') or {}}
 
-# %% ../../nbs/05_models/64_timm_folder.ipynb #affc1290
-def timm_config(path, net:nn.Module, square:Square, vocab):
-    "Write the config.json with which timm opens the folder."
+# %% ../../nbs/05_models/64_timm_folder.ipynb #f45aeb0a
+def timm_config(path, net:nn.Module, square:Square, vocab, licence=None):
+    "Write the config.json with which timm opens the folder; `licence`: of the weights that the training started from."
     mode = dict(pad='border', squash='squash', crop='center')[square.mode]
     a = net.vaetag['architecture']
-    save_config_for_hf(net, path, model_config=dict(label_names=list(vocab), pretrained_cfg=dict(architecture=a['name'].split('.')[0], tag=None, crop_mode=mode)),
+    save_config_for_hf(net, path, model_config=dict(label_names=list(vocab), pretrained_cfg=dict(architecture=a['name'].split('.')[0], tag=None, license=licence, crop_mode=mode)),
         data_config=dict(input_size=(3, *square.size), mean=square.mean, std=square.std, interpolation=square.interpolation, crop_pct=square.crop_pct, crop_mode=mode))
 
 def timm_card(name:str, net:nn.Module, vocab, square:Square, metrics:dict|None, base:dict)->str: # markdown
@@ -52,7 +52,7 @@ def timm_card(name:str, net:nn.Module, vocab, square:Square, metrics:dict|None, 
     begun = f"Weights that the training started from: {base['name']} ({base['source']}), licence {base['licence']}." if base.get('name') else 'Trained from random weights; no other licence holds.'
     return model_card(name, words, metrics, begun, 'timm', tags=['timm'])
 
-# %% ../../nbs/05_models/64_timm_folder.ipynb #49a1bf57
+# %% ../../nbs/05_models/64_timm_folder.ipynb #28e08393
 def save_timm(folder,                       # where it goes; a model folder there is replaced
               net:nn.Module,                # made by `create` or read by `load_timm`
               vocab:Vocab,                  # in the order of the logits
@@ -70,7 +70,7 @@ def save_timm(folder,                       # where it goes; a model folder ther
     base = base or net.vaetag['base']
     state = {k: v.float() if v.is_floating_point() else v for k, v in net.state_dict().items()}
     def fill(d):
-        timm_config(d/'config.json', net, square, vocab)
+        timm_config(d/'config.json', net, square, vocab, base.get('licence'))
         if more: more(d)
     write_folder(folder, timm_meta(net, square, thresholds, metrics, base, train, split_fingerprint), state, vocab,
                  text or timm_card(name, net, vocab, square, metrics, base), thresholds, with_thresholds(vocab, thresholds), fill)

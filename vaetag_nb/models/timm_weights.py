@@ -109,10 +109,11 @@ def grid(t, shape):
     if t.ndim != 4 or len(shape) != 4 or t.shape[0] != 1 or t.shape[-1] != shape[-1] or t.shape == shape or 1 in (t.shape[1], shape[1]): return t
     return F.interpolate(t.permute(0, 3, 1, 2).float(), shape[1:3], mode='bicubic', antialias=True, align_corners=False).permute(0, 2, 3, 1)
 
-# %% ../../nbs/05_models/57_timm_weights.ipynb #737c3e7a
+# %% ../../nbs/05_models/57_timm_weights.ipynb #dc6dcb71
 def source_of(src)->tuple: # state dict, path, base as in model.json, (H, W) of its position tables or None
     "Weights in a file, in a folder of timm's or ours, or in one repository of a hub's cache."
     src = path = Path(src)
+    if not src.exists(): raise VaetagError(f'model.pretrained: {src}: no such file or folder')
     if (src/'snapshots').is_dir():
         ref = src/'refs'/'main'
         path = src/'snapshots'/ref.read_text().strip() if ref.exists() else max((src/'snapshots').iterdir())
