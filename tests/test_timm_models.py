@@ -30,14 +30,23 @@ def noisy(net):
             if k in heads_of(net): v.copy_(torch.randn(v.shape, generator=g)*.02)
     return net
 
+def settled(net, x):
+    "Batch norms that know their inputs: fresh ones let activations grow until float32 is coarse"
+    for m in net.modules():
+        if isinstance(m, torch.nn.modules.batchnorm._BatchNorm): m.momentum = 1.
+    with torch.no_grad(): net.train()(x)
+    return net.eval()
+
 def changed(name, size):
     "7 tags become 9: logits of the kept ones are the same, and the network learns"
-    old = noisy(create(name, len(OLD), size)).eval()
+    torch.manual_seed(0)
+    old = noisy(create(name, len(OLD), size))
+    side = size or old.pretrained_cfg['input_size'][-1]
+    x = torch.randn(2, 3, side, side)
+    settled(old, torch.cat([x, torch.randn(2, 3, side, side)]))
     net = create(name, len(NEW), size, drop_rate=.1, drop_path_rate=.1)
     report = transfer(net, old.state_dict(), OLD, NEW, prior=prior([3]*9, 98))
     assert str(report) == '6 copied, 3 new, 1 removed' and not report.skipped and report.new == list('xyz')
-    side = size or net.pretrained_cfg['input_size'][-1]
-    x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
     with torch.no_grad(): a, b = old(x), net.eval()(x)
     assert a.shape == (2, 7) and b.shape == (2, 9)
     gap = (a[:, [OLD.index(t) for t in KEPT]] - b[:, [NEW.index(t) for t in KEPT]]).abs().max()
@@ -83,14 +92,14 @@ def test_another_size(name, a, b):
     fresh = {k: v.clone() for k, v in net.state_dict().items()}
     report = transfer(net, old.state_dict(), 'abc', 'abc', size=hw(a))
     assert not report.skipped and report.coverage == dict(tensors=1., parameters=1.) and net.eval()(torch.zeros(1, 3, *hw(b))).isfinite().all()
-    same = {k for k, v in old.state_dict().items() if v.shape == fresh[k].shape}
-    assert all(torch.equal(net.state_dict()[k], old.state_dict()[k]) for k in same if not k.endswith(('relative_position_index', 'relative_coords_table', 'attn_mask')))
+    same = {k for k, v in old.state_dict().items() if v.shape == fresh[k].shape and k != 'pos_embed'}     # 4 x 6 positions are as many as 6 x 4, and not the same
+    assert all(torch.equal(net.state_dict()[k], old.state_dict()[k]) for k in same if not k.endswith(('relative_position_index', 'relative_coords_table', 'attn_mask')))  # computed, not learned
     tables = {k for k in fresh if k not in same}
     assert tables or name.startswith('swinv2')                          # swinv2 computes its biases from coordinates
-    assert not any(torch.equal(net.state_dict()[k], fresh[k]) for k in tables if 'pos_embed' in k)
+    assert not any(torch.equal(net.state_dict()[k], v[k]) for k in tables if 'pos_embed' in k for v in (fresh, old.state_dict()))
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name,size,words', [('efficientformer_l1', 256, 'it takes 224 only'), ('levit_128s', 230, 'it takes multiples of 32'), ('crossvit_tiny_240', 224, 'it takes 240'),
+@pytest.mark.parametrize('name,size,words', [('efficientformer_l1', 256, 'it takes 224 only'), ('levit_128s', 230, 'it takes multiples of 16'), ('crossvit_tiny_240', 224, 'it takes 240'),
                                              ('test_coatnet', 100, 'multiples of')])
 def test_a_refused_size_names_those_accepted(name, size, words):
     with pytest.raises(VaetagError, match=f'preprocess.size: {name} does not take pictures of {size} x {size} pixels; .*{words}'): create(name, 3, size)
