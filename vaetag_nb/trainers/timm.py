@@ -10,6 +10,7 @@ import dataclasses as dc
 from pathlib import Path
 from ..core.errors import UsageError, VaetagError
 from ..core.io import read_json, write_json
+from ..core.progress import say
 from ..eval.tagging import MultiLabelMeter
 from ..eval.thresholds import fit_thresholds
 from ..models.timm_folder import load_timm, save_timm
@@ -98,6 +99,7 @@ def train_timm(cfg:TimmConfig|None=None, # settings; none: those of `resume`
     trainer.fit(override=override or ['vocab.*', 'split.*']*(resume is not None))
     known = p.shared(read_json(out/'results.json') if (out/'results.json').exists() else None)
     figures = known['figures'] if known and known['best'] == p.shared(read_json(out/'best.json')) else conclude(task, trainer)
+    if 'test' not in figures: say('no test pictures: thresholds were fitted on the pictures that the figures are of')
     return RunResult(out, out/'best', figures)
 
 class TimmTaggerTask(TimmTask):
