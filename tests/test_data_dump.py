@@ -163,3 +163,14 @@ def test_list_of_the_contract(tmp_path):
     with pytest.raises(VaetagError, match='lines 2, 3'): Vocab.read(tmp_path/'d.csv', min_count=10)
     v = Vocab(['general', '1girl', 'solo', 'hatsune_miku'], [9, 0, 0, 4])
     assert v.sha256 == 'a4d2407c977474cc5af32f9a8914084e4aab710a568ede7881f3f1da8ffa32a8'
+
+def test_aliases_and_implications_give_the_same_from_every_source(dump):
+    "The dump itself, the table made of it, and its captions"
+    (dump/'a.csv').write_text('alias,canonical\ntag_1,first\n'); (dump/'i.csv').write_text('antecedent,consequent\nfirst,any\ntag_2,any\n')
+    prepare(dump/'m.parquet', dump/'D', dump/'dump', ids='0-29')
+    rules = dict(aliases=dump/'a.csv', implications=dump/'i.csv')
+    one, two, three = (build_vocab([s], **rules, **more)[0] for s, more in [(dump/'m.parquet', dict(ids='0-29')), (dump/'D/table.parquet', {}), (dump/'D/images', dict(layout='sidecars'))])
+    assert dict(zip(one.names, one.counts.tolist())) == dict(general=30, common=30, any=20, first=10, tag_0=10, tag_2=10)
+    assert one == two and dict(zip(three.names, three.counts)) == dict(zip(one.names, one.counts))
+    t = TagTable.read(dump/'D/table.parquet', **rules)
+    assert t.report.counts['aliased_tags'] == 10 and t.report.counts['implied_tags'] == 20

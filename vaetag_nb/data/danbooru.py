@@ -162,7 +162,7 @@ class DumpReport:
     def __str__(self):
         lines = [f'{self.source}: {self.rows} posts, {self.kept} kept', *(f'  {n} dropped: {why}' for why, n in self.dropped.items())]
         if self.odd_ratings: lines.append(f'  {self.odd_ratings} without a known rating')
-        lines.append(f"pictures: {self.found} found in {len(self.archives)} archives, {self.there} there already, {self.fetched} fetched ({self.nbytes:,} bytes{'' if self.out else ' are needed'}), {self.missing} missing"
+        if self.found + self.there + self.missing: lines.append(f"pictures: {self.found} found in {len(self.archives)} archives, {self.there} there already, {self.fetched} fetched ({self.nbytes:,} bytes{'' if self.out else ' are needed'}), {self.missing} missing"
                      + f" (first: {', '.join(map(str, self.first_missing))})"*bool(self.missing))
         if self.damaged: lines.append(f"{len(self.damaged)} damaged in their archive: {', '.join(self.damaged[:5])}")
         if self.other_captions: lines.append(f'{self.other_captions} captions were there and say something else; they stay (remove them to have them written anew)')

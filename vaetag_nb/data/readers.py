@@ -18,7 +18,7 @@ from ..core.errors import UsageError, VaetagError, nearest
 from ..core.progress import track
 from .decode import EXTENSIONS
 from .files import Finder, folder_of, is_remote, join, list_files, natural, read_bytes, read_text
-from .implications import implied, read_implications
+from .implications import implied, read_implications, widened
 from .labels import KINDS, Labels, LoadReport, name_reader, read_aliases, with_aliases
 from .records import (BATCH, Batch, Records, csv_records, json_records, jsonl_records, parquet_records,
                                     plain_name)
@@ -283,6 +283,7 @@ def read_columns(src,               # metadata file (JSON, JSON lines, CSV, Parq
     report = LoadReport(src, limit)
     records = LAYOUTS[layout](src, report, **options, **dict(aliases=aliases) if layout == 'sidecars' else {})
     if aliases and layout != 'sidecars' or options.get('weights'): records.read = with_aliases(records.read, aliases or {})
+    if records.vocab is not None and (aliases or implications): records.vocab = widened(records.vocab, aliases, implications)
     if records.listed and image_root: raise UsageError(f'image_root is for metadata files, not for layout {layout}')
     labels = Labels(records.vocab if tags is None else tags, report, records.read)
     rows = Rows(records, labels, Finder(records.roots or image_roots(src, image_root)), check_images, report)
