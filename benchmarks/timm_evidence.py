@@ -38,7 +38,7 @@ def photos(out, number, seed):
     if not (out/'fashion.parquet').exists(): table('fashion', out/'fashion.parquet')
     t = TagTable.read(out/'fashion.parquet')
     t = t.select(np.sort(np_rng(0, 'timm evidence').permutation(len(t))[:number]))
-    t = t.with_vocab(t.vocab.select(t.counts() >= min(LEAST, number//20)))
+    t = t.with_vocab(t.vocab.select(t.counts() >= min(LEAST, number//20)))   # fewer, for a trial with few photos
     t = t.where(labelled=True)
     split = ensure(out/f'split-{seed}.parquet', t, method='stratified', val=.1, test=.2, seed=seed, group_by=('sha256', 'group'))
     t.with_columns(split=split.sides_of(t.ids)).to_parquet(to)
@@ -77,7 +77,8 @@ def pace(recipe, out)->dict:
 def latent(recipe, seed, out, done):
     "The decoder, for as long as the network on pixels took"
     budget = done['cells']['pretrained/bce']['test'][str(seed)]['seconds']
-    p = done.setdefault('pace', {}) or done['pace'].update(pace(recipe, out)) or done['pace']
+    if 'pace' not in done: done['pace'] = pace(recipe, out)
+    p = done['pace']
     cleared(out)
     got = decoder(recipe, seed, out, max(1, round((budget - p['encode'] - p['rest'])/p['epoch'])))
     return got | dict(seconds=round(got['seconds'] + p['encode'], 1), budget=budget)

@@ -243,8 +243,7 @@ class TimmLoss(nn.Module):
         if keep is not None and not len(keep): raise UsageError('loss.tags: no tag is left')
         self.lengths = {k: len(v) for k, v in {'loss.tags': mask, 'the counts': counts, 'loss.tag_weights': w, 'loss.pos_weight': pos}.items() if np.ndim(v)}
         self.kind, self.smoothing = kind, smoothing
-        n = max(self.lengths.values(), default=0)
-        self.check(n)
+        self.check(next(iter(self.lengths.values()), 0))
         own = lambda v: torch.as_tensor(v, dtype=torch.float32)[... if keep is None or not np.ndim(v) else keep]
         for k, v in dict(weight=w, pos_weight=pos).items(): self.register_buffer(k, None if v is None else own(v), persistent=False)
         self.register_buffer('keep', None if keep is None else torch.from_numpy(keep), persistent=False)

@@ -92,11 +92,10 @@ class PlanSampler:
                  epochs=1,        # epochs of the run
                  length=None):    # batches that every epoch must have; `None` does not check
         self.plan, self.rank, self.world, self.start, self.epochs, self.length = plan, rank, world, start, epochs, length
-    def slice(self, epoch, i, rows, first=None):
+    def slice(self, epoch, i, rows, first=None): # `first`: place of the first of `rows` in the epoch
         mine = rows[self.rank::self.world]
-        at = np.arange(len(rows)) if first is None else first + np.arange(len(rows))
-        at = at[self.rank::self.world] if len(mine) else at[:1]
-        return Slice(epoch, i, mine if len(mine) else rows[:1], len(mine), len(rows), None if first is None else at)
+        at = np.arange(self.rank if len(mine) else 0, len(rows) if len(mine) else 1, self.world)
+        return Slice(epoch, i, mine if len(mine) else rows[:1], len(mine), len(rows), None if first is None else first + at)
     def __iter__(self):
         epoch, first = self.start
         for e in range(epoch, self.epochs):
