@@ -11,6 +11,7 @@ import dataclasses as dc, functools, math
 from dataclasses import dataclass
 from typing import Literal
 import numpy as np, torch
+from PIL import Image
 from fastcore.basics import patch
 from ..core.config import build, to_dict
 from ..core.errors import UsageError, VaetagError, nearest
@@ -102,6 +103,9 @@ def fit(self:Square,
     "One decoded picture at the size of the model."
     (w, h), (th, tw) = size_of(a), self.size
     if window is None and self.mode == 'crop': return timm_crop(a, self.size, self.crop_pct, self.interpolation)
+    if window is None and self.mode == 'squash':   # networks that were trained so were trained on Pillow's pixels: to the bit, then
+        im = a if isinstance(a, Image.Image) else Image.fromarray(np.ascontiguousarray(a))
+        return torch.from_numpy(np.array(im.resize((tw, th), Image.Resampling[self.interpolation.upper()]))), (0, 0, w, h)
     if window is not None:
         part = window_of(timm_place(w, h, self.size, self.crop_pct)[2] if self.mode == 'crop' else fit_box(w, h, tw, th, self.mode), window)
         if (part[2] - part[0])*(part[3] - part[1]) <= max(MAX_PIXELS, w*h):
