@@ -38,7 +38,7 @@ def set_prior(net:nn.Module,    # made by `create`
         if k.endswith('bias'): own[k][rows] = torch.logit(pi).to(own[k])[rows]
     return net
 
-# %% ../../nbs/05_models/62_transfer.ipynb #336b7909
+# %% ../../nbs/05_models/62_transfer.ipynb #e6c4a8b8
 @dataclass
 class TransferReport:
     "What became of the rows of a classifier, and of all other tensors."
@@ -74,12 +74,12 @@ def match_tags(old,         # tags of the rows that are there, in order
     by_new = {b: a for a, b in rename.items()}
     source = {t: by_new.get(t, t) for t in names}
     kept = [t for t in names if source[t] in at and (t in by_new or t not in rename)]
-    used = {source[t] for t in kept}
-    report = TransferReport(kept, {a: b for a, b in rename.items() if a != b}, [t for t in names if t not in set(kept)], [t for t in old if t not in used])
+    there, used = set(kept), {source[t] for t in kept}
+    report = TransferReport(kept, {a: b for a, b in rename.items() if a != b}, [t for t in names if t not in there], [t for t in old if t not in used])
     index = {t: i for i, t in enumerate(names)}
     return report, [index[t] for t in kept], [at[source[t]] for t in kept]
 
-# %% ../../nbs/05_models/62_transfer.ipynb #4f6c950e
+# %% ../../nbs/05_models/62_transfer.ipynb #9bd86d11
 def mismatches(net:nn.Module,   # made by `create`
                state:dict,      # bare
                )->list[str]:    # the classifier is left out
@@ -117,7 +117,8 @@ def transfer(net:nn.Module,     # made by `create`, for the new tags
     for k, v in own.items():
         if k in heads and to: v[to] = got[k][frm].to(v)
         elif k not in heads and k in got: v.copy_(got[k])
-    if prior is not None: set_prior(net, prior, [i for i, t in enumerate(vocab) if t in set(report.new)])
+    new = set(report.new)
+    if prior is not None: set_prior(net, prior, [i for i, t in enumerate(vocab) if t in new])
     return _covered(report, own, heads, got)
 
 def _covered(report, own, heads, got):
