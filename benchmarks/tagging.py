@@ -9,6 +9,9 @@ Pictures are the photograph-like JPEGs of `decode.py`, one megapixel each, tagge
 
 The second figure is for a model so heavy that it dominates: the rate of the whole folder run as a share of the rate of the same model
 on the same batches, decoded and waiting in memory.
+
+Then the same for taggers of pixels: a light and a heavier network of timm at 224 pixels, against the loop of the usual clients (white square, Pillow's bicubic resize, numpy, batch 1,
+a Python loop over the tags). What both sides share is the network; the model-bound limit printed beside the ratio is what a run without any reading and decoding would reach.
 """
 import copy, json, tempfile
 from pathlib import Path
@@ -24,6 +27,8 @@ from vaetag_nb.data.tags import Vocab
 from vaetag_nb.infer import Tagger
 from vaetag_nb.latents.codec import Codec
 from vaetag_nb.models.latent_tagger import SIZES, TaggerModel, build_head
+from vaetag_nb.models.timm_folder import TimmModel
+from vaetag_nb.models.timm_tagger import create, square_of
 from vaetag_nb.sources import gather, measure
 
 def tagger(widths, size, pre, tags=200):
@@ -71,6 +76,41 @@ def against_model(b, t, folder, out, name, target=None):
           f'{1e3*best["model"]/len(pictures):.3g} ms a picture, cpu time{missed})')
     b.add(f'share of the model-only rate, {name}', share, run=best['run'], model=best['model'], target=target, clock='cpu')
 
+def pixel_tagger(name, size=224, tags=1000):
+    "A timm tagger with random weights"
+    with seeded(0, name): net = create(name, tags, size).eval()
+    vocab = Vocab([f'tag_{i}' for i in range(tags)])
+    return Tagger(TimmModel(net, vocab, square_of(net, size), dict(global_threshold=.5, per_class_thresholds={}), dict(kind='timm_tagger', architecture=net.vaetag['architecture'], head={})), device='cpu')
+
+@torch.no_grad()
+def client(t, folder, out):
+    "The loop of the usual clients: open, pad, resize, normalise, one picture through the network, one tag after the other"
+    net, sq, names, found, scores = t.net.net, t.model.square, t.vocab.names, {}, {}
+    mean, std = (np.float32(v) for v in (sq.mean, sq.std))
+    for path in sorted(folder.iterdir()):
+        im = Image.open(path).convert('RGB')
+        side = max(im.size)
+        ground = Image.new('RGB', (side, side), (255, 255, 255))
+        ground.paste(im, ((side - im.width)//2, (side - im.height)//2))
+        x = (np.asarray(ground.resize(sq.size[::-1], Image.Resampling.BICUBIC), np.float32)/255 - mean)/std
+        p = torch.sigmoid(net(torch.from_numpy(x.transpose(2, 0, 1)[None])))[0].numpy()
+        tags = {n: float(v) for n, v in zip(names, p)}
+        found[path.name] = dict(sorted(((n, v) for n, v in tags.items() if v >= .5), key=lambda kv: -kv[1]))
+        scores[path.name] = p
+    (out/'peer.json').write_text(json.dumps(found), encoding='utf-8')
+    return scores
+
+def pixels(b, folder, files, out):
+    "Folder runs of taggers of pixels against the clients' loop, and against the model alone"
+    for name, target in (('mobilenetv3_small_100', 1.5), ('resnet50', None)):
+        t = pixel_tagger(name)
+        (out/name).mkdir()
+        theirs, ours = client(t, folder, out/name), {r.path: r.scores for r in t.tag(folder)}
+        assert max(abs(theirs[k] - ours[k]).max() for k in theirs) < .01
+        b.duel(f'tag a folder of 1 MP JPEGs, {name} at 224', lambda: t.tag_folder(folder, out/name), lambda: client(t, folder, out/name),
+               items=len(files), unit='picture', target=target, peer_name="a client's loop")
+        against_model(b, t, folder, out/name, f'folder run, {name}')
+
 def main():
     torch.set_num_threads(1) # spinning threads that wait for each other would count as work
     b = Bench(__doc__, repeats=3, pictures=16, heavy=4)
@@ -85,6 +125,7 @@ def main():
             b.duel(f'tag a folder of 1 MP JPEGs at {side}', lambda: t.tag_folder(d/'in', d/str(side)), lambda: one_by_one(t, vae, d/'in', d/str(side)),
                    items=len(files), unit='picture', target=1.3, peer_name='one at a time')
             against_model(b, t, d/'in', d/str(side), f'folder run at {side}')
+        pixels(b, d/'in', files, d)
         make(d/'heavy', b.heavy, 512*512)
         against_model(b, tagger([64, 128, 256, 256], 'small', Preprocess(base=384, max=768, step=64)), d/'heavy', d/'out', 'folder run where the model dominates', .95)
     b.done()
