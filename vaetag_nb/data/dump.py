@@ -185,7 +185,8 @@ class Dump:
         self.text, self.learn, self.others = dump_columns(src, self.schema.names, self.want)
         for c in {*self.text, *self.learn}:
             t = self.schema.field(c).type
-            if not any(f(getattr(t, 'value_type', t)) for f in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)) or pa.types.is_list(t):
+            kind = t.value_type if pa.types.is_dictionary(t) else t
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
                 raise VaetagError(f'{src}: the column {c!r} is {t}; expected texts of tags with blanks between them')
         self.last, self.seen = -1, []
 

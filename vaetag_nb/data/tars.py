@@ -58,7 +58,7 @@ class Archives:
         order = np.lexsort((columns[1], columns[0]))
         self.number, self.archive, self.row, self.size = (c[order] for c in columns)
 
-    def find(self, ids)->np.ndarray: # int64 places in `number`, `archive` and `row`; -1: nowhere
+    def find(self, ids)->np.ndarray: # int64 places in `number`, `archive` and `row`, good until the next `find`; -1: nowhere
         "Where the pictures with these numbers are."
         ids = np.asarray(ids, np.int64)
         self.read_indexes(np.flatnonzero(np.isin(self.bucket, np.unique(ids % 1000))))
