@@ -15,12 +15,15 @@ from torch import nn
 from ..core.errors import VaetagError, nearest
 from ..core.io import to_json
 
-# %% ../../nbs/05_models/55_timm_net.ipynb #0cb07c4a
+# %% ../../nbs/05_models/55_timm_net.ipynb #1f67f62d
 OPTIONAL = ('drop_path_rate', 'drop_rate', 'img_size', 'global_pool') # settings that a network may go without
 
 def check_name(name:str):
     "A `VaetagError` with the nearest names unless timm knows the network; a tag of weights may follow behind a dot."
-    if timm.is_model(name): return
+    arch = name.split('.')[0]
+    if timm.is_model(name):
+        try: get_pretrained_cfg(name); return
+        except RuntimeError as e: raise VaetagError(f'model.name: timm {timm.__version__} has no weights {name!r}.{nearest(name, timm.list_models(arch, pretrained=True) or [arch])}') from e
     known = timm.list_models(f'*{name.split("_")[0].split(".")[0]}*') or timm.list_models()
     raise VaetagError(f'model.name: {name!r} is no model that timm {timm.__version__} knows.{nearest(name, known)}')
 
