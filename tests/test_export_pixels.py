@@ -27,6 +27,14 @@ def model(folder, pre, vae=TINY, convention=Convention(2., .1), vocab=VOCAB, **s
     save_model(folder, head, vocab, codec.spec() | dict(source='vae'), pre.to_dict(), thresholds, dict(val=dict(mAP=.5)), more=lambda d: codec.save(d/'vae'))
     return Tagger.load(folder, device='cpu')
 
+def by_the_card(folder, picture, capsys, monkeypatch)->list:
+    "What the lines of the card print: (tag, score)"
+    Image.open(picture).save(folder/'picture.jpg', quality=100)
+    monkeypatch.chdir(folder)
+    capsys.readouterr()
+    exec((folder/'README.md').read_text(encoding='utf-8').split('```python')[1].split('```')[0], {})
+    return [(n, float(p)) for n, p in (l.rsplit(' ', 1) for l in capsys.readouterr().out.splitlines())]
+
 SQUARE = Preprocess(bucketing=False, resolution=64, fit='pad', filter='bicubic')
 
 def comfyui(folder, path):
@@ -50,7 +58,7 @@ def comfyui(folder, path):
     p = list(zip(tags, m.run([m.get_outputs()[0].name], {m.get_inputs()[0].name: x})[0][0]))
     return dict(p[general:character]), dict(p[character:])
 
-def test_clients_of_the_wd_dialect(tmp_path):
+def test_clients_of_the_wd_dialect(tmp_path, capsys, monkeypatch):
     t = model(tmp_path/'run/best', SQUARE)
     status, out, err = shell('export', str(tmp_path/'run'), '--format', 'wd', '--out', str(tmp_path/'wd'), '--size', '128')
     assert status == 0, err
@@ -66,6 +74,9 @@ def test_clients_of_the_wd_dialect(tmp_path):
     assert (list(general), list(character)) == (['1girl', 'null'], ['hatsune_miku'])
     own = t.tag(photo)
     for name, p in {**general, **character}.items(): assert abs(p - own.scores[VOCAB.index[name]]) < 5e-2
+    own = Tagger.load(tmp_path/'run', device='cpu').tag(photo).scores
+    said = dict(by_the_card(tmp_path/'wd', photo, capsys, monkeypatch))
+    assert said and all(abs(p - own[VOCAB.index[n]]) < 5e-2 for n, p in said.items()) and set(said) <= {'1girl', 'null', 'hatsune_miku'}
     inv = np.load(tmp_path/'wd/inv.npz')
     p, e = m.run(None, {'input': pe.wd_pixels(Image.open(photo), 128)[None].copy()})
     assert abs(1/(1 + np.exp(-(e @ inv['weights'] + inv['bias']))) - p).max() < 1e-4
@@ -96,7 +107,7 @@ def test_nothing_is_left_of_a_folder_that_differs(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize('dialect', ['wd', 'generic'])
 @pytest.mark.parametrize('name', ['kl', 'tiny'])
-def test_both_dialects_of_buckets(tmp_path, dialect, name):
+def test_both_dialects_of_buckets(tmp_path, dialect, name, capsys, monkeypatch):
     pool = dict(kind='pool', d=32, depth=1, heads=2, skip=2)
     t = model(tmp_path/'m', Preprocess(base=64, max=128, step=16), *((KL, Convention(.2, .1)) if name == 'kl' else ()), **pool)
     done = pe.export_pixels(tmp_path/'m', tmp_path/'x', dialect, size=64)
@@ -108,6 +119,7 @@ def test_both_dialects_of_buckets(tmp_path, dialect, name):
         assert df.name.tolist() == VOCAB.names and df.best_threshold.tolist() == [0]*4 + [.5, .45, .5, .5]
         assert {c['category'] for c in read_json(tmp_path/'x/categories.json')} == set(df.category)
         path = pe.sample_pictures(tmp_path/'p')[2]
+        assert all(n in VOCAB.index for n, _ in by_the_card(tmp_path/'x', path, capsys, monkeypatch))
         x = pe.generic_pixels(Image.open(path), read_json(tmp_path/'x/preprocess.json')['test'])[None]
         m = ort.InferenceSession(str(tmp_path/'x/model.onnx'))
         assert [o.name for o in m.get_outputs()] == ['embedding', 'logits', 'prediction']
