@@ -1,5 +1,5 @@
 "What timm-cv left: its configuration classes are read and never run, its checkpoints give the same scores, its commands parse with our parser."
-import importlib, json, os, re
+import dataclasses, importlib, json, os, re, shlex, sys
 import numpy as np, pytest, timm, torch
 from PIL import Image
 from hypothesis import given, settings as examples, strategies as st
@@ -8,7 +8,9 @@ from vaetag_nb.config_class import AUTO, read_class
 from vaetag_nb.core.config import differences, load, read_yaml
 from vaetag_nb.data.tags import Vocab
 from vaetag_nb.migrate_config import KEYS, config_table, migrate_config
+from vaetag_nb.migrate_command import SCRIPTS
 from vaetag_nb.models.timm_folder import load_timm
+from vaetag_nb.timm_command import TIMM_SCRIPTS, is_timm, timm_table
 from vaetag_nb.trainers.checkpoint import RunFolder
 from vaetag_nb.trainers.timm_settings import TimmConfig, check
 from vaetag_nb.verbs import base
@@ -262,3 +264,33 @@ def test_thresholds_of_the_sibling_project(old, tmp_path):
     assert base.shell('migrate', 'timm', str(d/'AdamW_last.pth.tar'), '--tags', str(d/'tags.csv'), '--thresholds', str(tmp_path/'threshold.json'), '--out', str(tmp_path/'m'))[0] == 0
     m = load_timm(tmp_path/'m')
     assert dict(zip(m.vocab.names, m.cut().tolist())) == pytest.approx(dict(general=.45, explicit=.45, zebra=.4, apple=.4, miku=.8, touhou=.45))
+
+# --- commands --------------------------------------------------------------------------------------------------------
+COMMANDS = [c for c in ('python train.py --config_name F.py --config_class_name C --run_name N', 'python train.py --resume_checkpoint trained_models/X_last.pth.tar', 'python train.py --finetune_checkpoint X.pth.tar --run_name N',
+    'python train.py --device cpu --gpu_ids 0,1 --dist_url tcp://127.0.0.1:1', 'python inference.py --checkpoint_path X.pth.tar --input_path P --threshold 0.3 --device cpu', 'echo 1-500 | python data_prepare.py', 'python data_prepare.py',
+    'python generate_csv.py 1-500', 'python filter_csv.py --n 3000 --min_count_value 200 --selected_categories "[0, 4]"', 'python analyze_dataset.py', 'python get_modelnames.py')]
+
+class Parsed(Exception): pass
+
+@pytest.mark.parametrize('text', COMMANDS)
+def test_every_command_is_ours(text, monkeypatch):
+    "Each command is parsed by our parser up to the point where work would begin"
+    status, out, err = base.shell('migrate', 'command', text, '--json')
+    assert status == 0, err
+    got = json.loads(out)
+    assert got['notes'][0].endswith('.py: a script of timm-cv')
+    def stop(*a, **k): raise Parsed(base.parse(*a, **k))
+    for n, m in sys.modules.items():
+        if n.startswith('vaetag_nb.verbs.') and m is not base and hasattr(m, 'parse'): monkeypatch.setattr(m, 'parse', stop)
+    for c in map(shlex.split, got['commands']):
+        words, rest = base.find_verb(c[c.index('vaetag_nb.cli') + 1:] if c[0] == 'torchrun' else c[1:])
+        if words == 'train timm': base.parse(dataclasses.make_dataclass('F', [('resume', str | None, None)], bases=(TimmConfig,)), [a for a in rest if not a.endswith('.yaml')], words); continue
+        f = base.VERBS[words]
+        if isinstance(f, type): base.parse(f, rest, words); continue
+        with pytest.raises(Parsed): f(rest)
+
+def test_every_flag_of_timm_cv_is_in_a_command_that_runs():
+    said = {(n, k) for n, s in TIMM_SCRIPTS.items() for k in s.flags if any(n in c and (f'--{k}' in c or k in s.positional and '1-500' in c) for c in COMMANDS)}
+    assert said == {(n, k) for n, s in TIMM_SCRIPTS.items() for k in s.flags} and all(any(n in c for c in COMMANDS) for n in TIMM_SCRIPTS)
+    assert not TIMM_SCRIPTS.keys() & SCRIPTS.keys() and len(timm_table()) == sum(len(s.flags) + 1 for s in TIMM_SCRIPTS.values())
+    assert is_timm('python train.py') and not is_timm('python train_full.py --json_path train.py.json')

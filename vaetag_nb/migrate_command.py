@@ -121,25 +121,28 @@ def mapping(script=None)->pd.DataFrame: # columns script, flag, ours, why
     return t if script is None else t[t.script == script].drop(columns='script').reset_index(drop=True)
 
 # %% ../nbs/08d_migrate_command.ipynb #11a69966
-def script_of(text:str)->tuple: # name, arguments, whatever stood before it
-    "The script of VAE-Tagger that a command line (or the content of a shell file) calls."
+def script_of(text:str,
+              scripts=None,  # those that are known; default: VAE-Tagger's
+              of='VAE-Tagger')->tuple: # name, arguments, whatever stood before it
+    "The script that a command line (or the content of a shell file) calls."
+    scripts = scripts or SCRIPTS
     lines = [l for l in text.splitlines() if not l.lstrip().startswith('#')]
     try: words = shlex.split(re.sub(r'\\\s*$', ' ', '\n'.join(lines), flags=re.M))
     except ValueError as e: raise UsageError(f'not a command line: {e}') from None
     name = lambda w: PurePath(w.replace('\\', '/')).name
-    at = next((i for i, w in enumerate(words) if name(w) in SCRIPTS), None)
+    at = next((i for i, w in enumerate(words) if name(w) in scripts), None)
     if at is not None: return name(words[at]), words[at+1:], words[:at]
     said = next((w for w in words if w.endswith(('.py', '.sh'))), words[0] if words else '')
-    if said.endswith('.sh') and Path(said).is_file(): return script_of(Path(said).read_text(encoding='utf-8'))
-    raise UsageError(f'{name(said)!r}: no script of VAE-Tagger.{nearest(name(said), SCRIPTS)}')
+    if said.endswith('.sh') and Path(said).is_file(): return script_of(Path(said).read_text(encoding='utf-8'), scripts, of)
+    raise UsageError(f'{name(said)!r}: no script of {of}.{nearest(name(said), scripts)}')
 
 def _number(flag, kind, v):
     try: return dict(int=int, float=float, text=str)[kind](v)
     except ValueError: raise UsageError(f'--{flag} {v}: not {"a whole number" if kind == "int" else "a number"}') from None
 
-def read_flags(name:str, args:list)->dict: # flag -> value
+def read_flags(name:str, args:list, scripts=None)->dict: # flag -> value
     "What an old command says; dashes and underscores are the same."
-    s, out, args, bare = SCRIPTS[name], {}, list(args), []
+    s, out, args, bare = (scripts or SCRIPTS)[name], {}, list(args), []
     while args:
         w = args.pop(0)
         if not w.startswith('--'): bare.append(w); continue

@@ -90,17 +90,18 @@ class MigrateTimm:
 # %% ../../nbs/11_verbs/60_migrate.ipynb #6b69197b
 @dataclass(kw_only=True)
 class MigrateCommand:
-    "Say a command line of VAE-Tagger in our words."
+    "Say a command line of VAE-Tagger or timm-cv in our words."
     text: named(str, 'COMMAND') # such as "python train_full.py --json_path data.json ...", or a shell file
     out: Path|None = None      # write the YAML of a training run to this file
 
 @verb('migrate command')
 def migrate_command(args):
-    "Say a command line of VAE-Tagger in our words: \"python train_full.py ...\" [--out run.yaml]."
+    "Say a command line of VAE-Tagger or timm-cv in our words: \"python train_full.py ...\" [--out run.yaml]."
     from vaetag_nb import migrate_command as m
     if len(args) > 1 and not args[0].startswith('-') and not args[0].split()[1:] and args[1] != '--out': args = [shlex.join(args)]
     o = parse(MigrateCommand, args, 'migrate command')
-    got = m.migrate_command(o.text, str(o.out or 'run.yaml'))
+    from vaetag_nb.timm_command import is_timm, timm_command
+    got = timm_command(o.text) if is_timm(o.text) else m.migrate_command(o.text, str(o.out or 'run.yaml'))
     if o.out and got.config is None: raise UsageError(f'--out {o.out}: this is no training run, there is no YAML to write')
     if o.out:
         with atomic_file(o.out) as f: f.write(got.yaml)
