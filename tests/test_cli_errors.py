@@ -5,6 +5,11 @@ import pytest, torch
 from safetensors.torch import load_file, save_file
 from toy_tagger import toy_tagger
 import vaetag_nb.cli  # noqa: F401 (registers all verbs)
+from vaetag_nb.core.config import to_yaml
+from vaetag_nb.trainers.full import FullConfig
+from vaetag_nb.trainers.tagger import DecoderConfig
+from vaetag_nb.trainers.timm_settings import TimmConfig
+from vaetag_nb.trainers.vae import VaeConfig
 from vaetag_nb.verbs.base import shell
 
 SMALL = '--image.no-bucketing', '--image.resolution', '64'
@@ -207,6 +212,19 @@ def test_a_stopped_command_says_so_and_leaves_nothing_to_search_through(monkeypa
         with pytest.raises(SystemExit) as e: vaetag_nb.cli.main()
         assert e.value.code == status and capsys.readouterr().err == 'vaetag: stopped\n' and gc.get_freeze_count() > 0
     finally: signal.signal(signal.SIGTERM, before); gc.unfreeze()
+
+CONFIGS = {'train decoder': DecoderConfig, 'train vae': VaeConfig, 'train full': FullConfig, 'train timm': TimmConfig}
+
+@pytest.mark.parametrize('made', CONFIGS)
+def test_a_run_folder_belongs_to_the_command_that_made_it(home, tmp_path, made):
+    (run := tmp_path/'run').mkdir()
+    (run/'config.yaml').write_text(to_yaml(CONFIGS[made]()))
+    for other in CONFIGS:
+        out = f'--out {tmp_path} --name run' if other == 'train timm' else f'--out {run}'
+        if other == made: assert 'is a run of' not in fails(f'{other} {out}', 2)    # its own folder: what lacks is the VAE or the data
+        else: fails(f'{other} {out}', 1, f'{run}: is a run of {made}; {other} needs another folder')
+    if made != 'train timm': fails(f'train timm --resume {run}', 1, f'{run}: is a run of {made}, not of train timm')
+    assert [f.name for f in run.iterdir()] == ['config.yaml']
 
 @pytest.mark.parametrize('command,status,says', [
     ('latents check dump.npz', 1, ['dump.npz', 'neither a store', '--from-latents']), ('latents info dump.npz', 1, ['dump.npz', 'neither a store']),

@@ -26,6 +26,7 @@ from ..semantic import features
 from .cached import LatentSource, encode_sides, read_sides
 from .callbacks import Samples
 from .drift import fitting_convention, say_drift
+from .checkpoint import RunFolder
 from .engine import Trainer
 from .judge import judge, quick_figures
 from .optim import Muon, schedule
@@ -178,6 +179,7 @@ def conclude(cfg:FullConfig, sides:dict, device)->dict:
 
 def train_full(cfg:FullConfig, resume='auto')->RunResult:
     "Train a head and the VAE under it: from images and tags to a model folder with its own VAE, thresholds and figures."
+    RunFolder(cfg.out).claim(cfg)
     (cfg, weights), out, p = check_full(cfg), Path(cfg.out), Processes(cfg.device)
     codec, sides = cfg.codec.start(cfg.seed).to(p.device), {}
     cfg.image.preprocess(codec.multiple)

@@ -30,6 +30,7 @@ from ..models.timm_head import named_in
 from ..models.latent_tagger import SIZES, build_head, init_from, load_model, save_model, set_prior
 from .cached import LatentSource, encode_sides, read_sides, same_shape
 from .fresh import FreshPictures, encoded, warn_of_sides
+from .checkpoint import RunFolder
 from .engine import Trainer
 from .baselines import pooled
 from .loss_settings import ClassificationConfig, LossMode, Partners, SemanticConfig, WithPartners, term_of_all, term_of_triplets
@@ -384,6 +385,7 @@ def finish(cfg:DecoderConfig, run:Prepared, device)->dict:
 
 def train_decoder(cfg:DecoderConfig)->RunResult:
     "Train a latent tagger: from images and tags to a model folder with thresholds and figures."
+    RunFolder(cfg.out).claim(cfg)
     cfg, out = check(cfg), Path(cfg.out)
     p = Processes(cfg.device)
     run = prepare(cfg, p)

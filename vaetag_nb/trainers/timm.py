@@ -90,6 +90,7 @@ def train_timm(cfg:TimmConfig|None=None, # settings; none: those of `resume`
     "Train a timm tagger: from pictures and tags to a model folder with thresholds and figures."
     if cfg is None and resume is None: raise UsageError('train timm: neither settings nor a run to resume')
     cfg = check(run_settings(resume) if cfg is None else cfg)
+    RunFolder(cfg.folder).claim(cfg)
     p, out = Processes(None if cfg.device == 'auto' else cfg.device), cfg.folder
     if resume is not None:
         on_main(p, lambda: check_resume(resume, cfg, override))

@@ -8,12 +8,12 @@ __all__ = ['NETWORK', 'run_settings', 'classes_of', 'check_resume', 'branch']
 # %% ../../nbs/06_trainers/82b_timm_resume.ipynb #a55fe529
 import dataclasses as dc, shutil
 from pathlib import Path
-from ..core.config import differences, load
+from ..core.config import differences, load, read_yaml
 from ..core.errors import UsageError, VaetagError
 from ..core.io import atomic_dir, read_json
 from ..data.split import Split
 from ..data.tags import Vocab
-from .checkpoint import FREE, RunFolder, first_of
+from .checkpoint import FREE, RunFolder, first_of, run_kind
 from .timm_settings import TimmConfig
 
 # %% ../../nbs/06_trainers/82b_timm_resume.ipynb #6b4ccb8e
@@ -21,6 +21,7 @@ def run_settings(run)->TimmConfig:
     "The settings of a run folder of `train timm`, wherever it has been moved to."
     run, f = Path(run), Path(run)/'config.yaml'
     if not f.is_file(): raise VaetagError(f'{run}: no run of train timm: it has no config.yaml')
+    if (kind := run_kind(read_yaml(f))) not in (None, 'train timm'): raise VaetagError(f'{run}: is a run of {kind}, not of train timm')
     return load(TimmConfig, f, name=run.absolute().name, out=str(run.parent))
 
 def classes_of(run)->Vocab:

@@ -18,6 +18,7 @@ from ..data.images import to_float
 from .cached import read_sides
 from .callbacks import Samples
 from .drift import fitting_convention, say_drift
+from .checkpoint import RunFolder
 from .engine import Trainer
 from .optim import Muon, schedule
 from .loss_settings import LossMode
@@ -126,6 +127,7 @@ class VaeTask(VaeBase):
 # %% ../../nbs/06_trainers/60_vae.ipynb #f9c14435
 def train_vae(cfg:VaeConfig, resume='auto')->RunResult:
     "Train a VAE as `cfg` says; an unfinished run in `cfg.out` goes on. The weights are in `best/vae`."
+    RunFolder(cfg.out).claim(cfg)
     p = Processes(cfg.device)
     codec, sides = cfg.codec.start(cfg.seed).to(p.device), {}
     check_vae(cfg, codec)
