@@ -2,6 +2,7 @@
 import gc, json, os, pickle, shutil, signal
 from pathlib import Path
 import pytest, torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from toy_tagger import toy_tagger
 import vaetag_nb.cli  # noqa: F401 (registers all verbs)
@@ -203,6 +204,15 @@ def test_underscores_do_as_well_as_dashes(home, command, tmp_path):
                                      f'data split {IN} --out {{}}/s.parquet', f'data vocab {IN} --out {{}}/t.csv', f'data resolutions --json-path {IN} --output-dir {{}}', f'latents encode --data {IN} --vae model/vae --image.no-bucketing --image.resolution 64 --out {{}}',
                                      'tag scenes/images --model model --out {}', f'eval tagger --model model --data {IN} --out {{}}'])
 def test_an_unwritable_place_is_named(home, command): fails(command.format('/dev/null/x'), 1, '/dev/null/x', 'cannot write')
+
+@pytest.mark.parametrize('command', [f'data validate --json-path {IN} --output-dir a.txt', f'data resolutions --json-path {IN} --output-dir a.txt', f'eval tagger --model model --data {IN} --out a.txt', f'eval recon --data {IN} --vae model/vae --out a.txt',
+                                     f'eval compare model model --truth {IN} --out a.txt', f'train decoder --data.metadata {IN} --codec.vae model/vae --out a.txt', f'train vae --data.metadata {IN} --codec.vae model/vae --out a.txt/run'])
+def test_long_work_asks_first_whether_its_results_can_be_written(home, monkeypatch, command):
+    def work(*a, **k): raise AssertionError('no picture needs to be read')
+    (home/'a.txt').write_text('kept')
+    monkeypatch.setattr(Image, 'open', work)
+    fails(command, 1, command.split()[-1], 'cannot write')
+    assert (home/'a.txt').read_text() == 'kept'
 
 @pytest.mark.parametrize('number,status', [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=['Ctrl-C', 'SIGTERM'])
 def test_a_stopped_command_says_so_and_leaves_nothing_to_search_through(monkeypatch, capsys, number, status):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from .core.errors import UsageError, VaetagError, nearest
-from .core.io import atomic_dir, atomic_file, read_json, write_csv, write_json
+from .core.io import atomic_dir, atomic_file, check_folder, read_json, write_csv, write_json
 from .core.progress import say, track
 from .data.split import SIDES, Split, apply
 from .data.tags import Vocab
@@ -161,6 +161,7 @@ def evaluate_tagger(model,               # model folder
     if fit and thresholds != 'auto': raise UsageError('--fit-thresholds finds them; leave out --thresholds')
     if thresholds != 'auto' and rule != 'auto': raise UsageError(f"--rule {rule} picks among the model's thresholds; leave out --thresholds")
     if rule == 'mcut': raise UsageError('--rule mcut finds a threshold for each picture, metrics need one for each tag; give auto, tag, category or global')
+    for folder in filter(None, (out, save, suspects and Path(suspects).parent)): check_folder(folder)
     own = tagger.thresholds(None, rule)
     doubt, kept = suspects and Suspects(tagger.vocab.names, own, min_positives, most), []
     watch = [*([doubtful(doubt)] if doubt else []), *([lambda t, rows, s, known: kept.append((t, rows, s))] if save else [])]

@@ -15,7 +15,7 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from PIL import Image
 from .core.errors import UsageError, VaetagError, nearest
-from .core.io import atomic_file, save_tensors, write_csv, write_json
+from .core.io import atomic_file, check_folder, save_tensors, write_csv, write_json
 from .core.progress import track
 from .data.images import ImageError, load_batch, to_float, to_uint8
 from .data.synth import scene
@@ -240,7 +240,7 @@ def evaluate_recon(codec:Codec,
     own = dict(metrics=list(want), data_range=1.0, std='divisor n', rule=rule.to_dict(), latent='posterior mean', bootstrap=o.bootstrap, seed=o.seed,
                vae=codec.fingerprint, convention=str(codec.convention), dtype=str(codec.dtype).removeprefix('torch.'))
     plan = EvalResult('reconstruction', settings=own | (net.settings if net else {}), inputs=dict(data=str(source), vae=codec.source, images=len(paths)))
-    if out is not None: claim(Path(out)/'reconstruction.json', plan, overwrite)
+    if out is not None: check_folder(out); claim(Path(out)/'reconstruction.json', plan, overwrite)
     failed, rows = {}, []
     for at, x, y, _ in recon_batches(codec, paths, names, rule, o.batch_size, failed):
         f = picture_figures(x, y, net, want)

@@ -15,7 +15,7 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 from scipy import sparse
 from ..core.errors import UsageError, VaetagError
-from ..core.io import atomic_file, write_csv, write_json
+from ..core.io import atomic_file, check_folder, write_csv, write_json
 from ..core.progress import say, track
 from .decode import ImageError, load_image
 from .files import Finder, is_remote
@@ -132,6 +132,7 @@ def validate(src,                # data set, any layout
              **options           # further arguments of `TagTable.read`
              )->dict:            # the summary
     "Find everything that is wrong with a data set, and decode every picture of it."
+    if out is not None: check_folder(out)
     if layout == 'auto': layout, src = find_layout(src)
     if fix and layout != 'json': raise UsageError(f'fix rewrites metadata JSON; {src} is read as {layout}')
     t = TagTable.read(src, tags, layout, image_root, max_bad=None, limit=None, **options)

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from ..core.config import differences, read_yaml
 from ..core.errors import VaetagError, naming
-from ..core.io import (atomic_dir, atomic_file, load_tensors, load_tree, read_json, save_tensors, save_tree, to_json,
+from ..core.io import (atomic_dir, atomic_file, check_folder, load_tensors, load_tree, read_json, save_tensors, save_tree, to_json,
                                write_json)
 from ..core.progress import say
 from .optim import group_settings
@@ -113,7 +113,8 @@ class RunFolder:
         self.config, self.log, self.console, self.done = p/'config.yaml', p/'log.jsonl', p/'console.log', p/'done.json'
 
     def claim(self, cfg):
-        "Refuse a folder that is a run of another command than settings `cfg` are of. Call it before any work."
+        "Refuse a folder that is a run of another command than settings `cfg` are of, or cannot be written. Call it before any work."
+        check_folder(self.path)
         mine, its = run_kind(vars(cfg)), run_kind(read_yaml(self.config)) if self.config.is_file() else None
         if its and mine != its: raise VaetagError(f'{self.path}: is a run of {its}; {mine or "this run"} needs another folder')
 

@@ -41,8 +41,10 @@ class EvalCompare(FromData):
             t, odd = compare_files(self.models, self.force)
             return Outcome(dict(table=t.to_dict('list'), differing=odd), t.to_string(index=False))
         from vaetag_nb.contenders import contenders
+        from vaetag_nb.core.io import check_folder
         from vaetag_nb.evaluate import one_side
         check_thresholds(self.thresholds)
+        if self.out is not None: check_folder(self.out)
         table, _ = one_side(self.read(self.truth), self.models[0], self.split, self.side)
         found = contenders(self.models, [self.split_a, self.split_b][:len(self.models)], device=self.device)
         c = compare(found, table, self.thresholds, self.bootstrap, self.seed, self.min_positives, self.normalize,

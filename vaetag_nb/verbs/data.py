@@ -206,7 +206,9 @@ def data_resolutions(args):
     return _resolutions(parse(Resolutions, args, 'data resolutions'))
 
 def _resolutions(o):
+    from vaetag_nb.core.io import check_folder
     from vaetag_nb.resolutions import analyse_resolutions
+    if o.output_dir is not None: check_folder(o.output_dir)
     r = analyse_resolutions(o.json_path, o.image.preprocess(), o.batch_size, o.layout, o.image_root)
     if o.output_dir is not None: r.write(o.output_dir)
     for k, why in list(r.unreadable.items())[:5]: say(f'{k}: {why}')
