@@ -107,8 +107,9 @@ def test_two_processes_measure_what_one_does(home, tmp_path):
 # --- other tags -----------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope='module')
 def first(home, tmp_path_factory):
-    os.environ['VAETAG_QUIET'] = '1'
-    return train_timm(config(home, tmp_path_factory.mktemp('first'), 'first', epochs=1))
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv('VAETAG_QUIET', '1')
+        return train_timm(config(home, tmp_path_factory.mktemp('first'), 'first', epochs=1))
 
 def scores(folder, home):
     m = load_timm(folder)
