@@ -4,7 +4,8 @@ import numpy as np, pytest, timm, torch
 from PIL import Image
 from hypothesis import given, settings as examples, strategies as st
 from torchvision import transforms
-from vaetag_nb.config_class import AUTO, read_class
+from vaetag_nb.config_class import read_class
+from vaetag_nb.config_values import AUTO
 from vaetag_nb.core.config import differences, load, read_yaml
 from vaetag_nb.data.tags import Vocab
 from vaetag_nb.migrate_config import KEYS, config_table, migrate_config
@@ -160,6 +161,71 @@ def test_names_inherit_as_in_python(write):
     got = read_class(p, 'C').values
     assert (got['A'], got['B'], got['LR_SCHEDULER_PARAMS']['T_max'], got['D'], got['DEVICE']) == (51, 102, 50, 'gpu', AUTO) and got['WHERE'] == str(p.parent)
     assert 'X' in read_class(write('X = EPOCHS'), 'C').unknown         # a bare name of the base class is none in Python either
+
+# (a file, attributes of its class C that are known, those that are named as unknown)
+SAME = [
+    ('class C:\n    A, B = 1, 2\n    A, B = B, A', {'A': 2, 'B': 1}, ''),
+    ('N = 1\nN += 4\nclass C:\n    EPOCHS = N', {}, 'EPOCHS'),
+    ('if True: N = 5\nclass C: EPOCHS = N', {}, 'EPOCHS'),
+    ('N = 1\nfor N in (4, 5): pass\nclass C: EPOCHS = N', {}, 'EPOCHS'),
+    ('N = 1\nclass C:\n    N = int("7")\n    EPOCHS = N', {}, 'N EPOCHS'),
+    ('class C:\n    EPOCHS = 1\n    B = 2\n    def __init__(self): self.EPOCHS, self.B = 5, 6', {}, 'EPOCHS B'),
+    ('class B: EPOCHS = 50\nclass C(B):\n    @property\n    def EPOCHS(self): return 7', {}, 'EPOCHS'),
+    ('class B:\n    EPOCHS = 1\n    def __init__(self): self.EPOCHS = 5\nclass C(B): EPOCHS = 3', {}, 'EPOCHS'),
+    ('class C:\n    EPOCHS = 1\n    X = 2\n    del EPOCHS', {'X': 2}, 'EPOCHS'),
+    ('class A: X = 1\nclass B(A): pass\nclass D(A): X = 2\nclass C(B, D): pass', {'X': 2}, ''),
+    ('N = 1\nclass C: EPOCHS = N\nN = 2', {'EPOCHS': 1}, ''),
+    ('P = {"a": 1}\nclass C: LOSS = P\nP["a"] = 2', {}, 'LOSS'),
+    ('class C: EPOCHS = 1\nC.EPOCHS = 9', {}, 'EPOCHS'),
+    ('class C:\n    EPOCHS = 3\n    EPOCHS = EPOCHS*2', {'EPOCHS': 6}, ''),
+    ('class C:\n    P = {"a": 1}\n    Q = P\n    R = [P]\n    Q["a"] = 2', {}, 'P Q R'),
+    ('class C:\n    P = {"a": 1}\n    P.update(a=2)', {}, 'P'),
+    ('L = [1]\nM = L\nL += [2]\nclass C: X = M', {}, 'X'),
+    ('class C: P = [1]\nC.P.append(2)\nclass D(C): pass', {}, 'P'),
+    ('class B:\n    P = {"a": 1}\n    def setup(self): pass\n    def __init__(self): self.setup()\nclass C(B):\n    N = 1\n    def setup(self): self.N = 2; self.P["a"] = 3', {}, 'N P'),
+    ('class C:\n    N = 1\n    def __init__(self, **kw):\n        for k, v in dict(N=2).items(): setattr(self, k, v)', {'N': 1}, '*'),
+    ('class C: N = 1\nsetattr(C, "N", 4)', {}, 'N'),
+    ('class C:\n    N = 1\n    locals()["N"] = 2', {'N': 1}, '*'),
+    ('class C: N = 1\nclass C(C): M = 2\n', {'N': 1, 'M': 2}, ''),
+    ('class A: X = 1\nclass C(A): pass\nclass A: X = 2', {'X': 1}, ''),
+    ('def f():\n    global N\n    N = 4\nN = 1\nf()\nclass C: X = N', {}, 'X'),
+    ('class C:\n    N = 1\n    def N(self): return 3', {}, 'N'),
+    ('class B: N = 1\nclass C(B):\n    class N: pass', {}, 'N'),
+    ('def deco(c): c.N = 5; return c\n@deco\nclass C: N = 1', {'N': 1}, '@deco'),
+    ('class M(type):\n    def __new__(m, n, b, d): d["N"] = 4; return type.__new__(m, n, b, d)\nclass C(metaclass=M): N = 1', {'N': 1}, '@M'),
+    ('N = 1\nfrom os import sep as N\nclass C: X = N', {}, 'X'),
+    ('N = 1\nimport os as N\nclass C:\n    from os import sep as X\n    Y = 2', {'Y': 2}, 'X'),
+    ('def change(p): p["a"] = 9\nP = {"a": 1}\nclass C: X = P\nchange(P)', {}, 'X'),
+    ('def change(p): p["a"] = 9\nclass C: X = {"a": 1}\nY = change(C.X)', {}, 'X'),
+    ('class C:\n    X = 1\n    for X in (2, 3): Y = X', {}, 'Y X'),
+    ('class C:\n    X = 1\n    try: X = 1/0\n    except ZeroDivisionError: X = 2', {}, 'X'),
+    ('class C:\n    X = 1\n    def __init__(self): type(self).X = 4', {}, 'X'),
+    ('class C:\n    X = 1\n    def __init__(self): self.__dict__.update(X=4)', {'X': 1}, '*'),
+    ('class C:\n    X = 1\n    def __init__(self): object.__setattr__(self, "X", 4)', {}, 'X'),
+    ('from dataclasses import dataclass\n@dataclass\nclass C:\n    X: int = 1\n    def __post_init__(self): self.X += 1', {}, 'X'),
+    ('class C:\n    X = Y = [1]\n    X += [2]', {}, 'X Y'),
+    ('class B: P = {"a": 1}\nclass C(B): B.P["a"] = 2', {}, 'P'),
+    ('class B: E = 1\nclass C(B):\n    X = B.E + 1\n    B.E = 4', {}, 'E X'),
+    ('X = 1\nclass C:\n    X = X + 1\n    with open(__import__("os").devnull) as F: pass\n    Y = X', {'X': 2, 'Y': 2}, 'F'),
+    ('class C:\n    X: int\n    Y = 1', {'Y': 1}, ''),
+    ('class C:\n    X = 1\n    (X := 2)', {}, 'X'),
+    ('class C:\n    X = 1\n    Y = (X := 2)', {}, 'X Y'),
+    ('class C:\n    X = 1\n    if __name__ == "__main__": X = 2\nX = 3\nif __name__ == "__main__": C.X = 9', {}, 'X'),
+    ('class C:\n    A = [1]\n    B = A + [2]\n    A.append(3)\n    D = A + [4]', {'B': [1, 2]}, 'D A'),
+    ('class A: X = 1\nclass B:\n    X = 3\n    def __init__(self): super().__init__(); self.Y = 1\nclass C(A, B): Y = 5', {'X': 1}, 'Y'),
+    ('class C:\n    N = 1\n    match 3:\n        case N: pass', {}, 'N'),
+    ('class C:\n    X = {"b": 2} | {"a": 1}\n    Y = 10 % 3\n    Z = -8 ** .5\n    W = (-8) ** .5', {'Z': -2.8284271247461903}, 'X Y W')]
+
+@pytest.mark.parametrize('text, known, unknown', SAME)
+def test_a_value_is_that_of_python_or_named_as_unknown(text, known, unknown, tmp_path):
+    (tmp_path/'c.py').write_text(text)
+    got, python = read_class(tmp_path/'c.py', 'C'), {'__name__': 'c'}
+    assert got.values == known and list(got.unknown) == unknown.split() and all(line and file == 'c.py' for line, file, _ in got.unknown.values())
+    exec(text, python)
+    made = python['C']()
+    truth = {k: getattr(made, k) for k in dir(made) if k.isupper() and not callable(getattr(made, k))}
+    if any(k[0] in '*@' for k in got.unknown): return          # anything may have been set, which is what that says
+    assert truth.items() >= got.values.items() and truth.keys() <= got.values.keys() | got.unknown.keys()
 
 def test_the_verb(write, tmp_path):
     p = write('EPOCHS = 3; BATCH_SIZE = int("4")')

@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 import pandas as pd, yaml
-from .config_class import AUTO, read_class
+from .config_class import read_class
+from .config_values import AUTO
 from .core.config import differences, load, to_dict
 from .core.errors import UsageError, VaetagError, nearest
 
