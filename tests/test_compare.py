@@ -7,7 +7,7 @@ from toy_tagger import toy_tagger
 from vaetag_nb.compare import compare, paired
 from vaetag_nb.contenders import Contender, contenders, normalized
 from vaetag_nb.core.errors import UsageError, VaetagError
-from vaetag_nb.core.io import read_json
+from vaetag_nb.core.io import read_json, write_json
 from vaetag_nb.data.split import make
 from vaetag_nb.data.table import TagTable
 from vaetag_nb.data.tags import Vocab
@@ -98,6 +98,9 @@ def test_pictures_that_either_was_trained_on_are_left_out():
     c = beside(one('a', trained_on=set()), one('b'))
     assert c['counts']['images'] == 4 and (c['models']['a']['split_known'], c['models']['b']['split_known']) == (True, False)
     assert len(c['notes']) == 1 and c['notes'][0].startswith('b: whether it was trained on these pictures could not be checked')
+    c = beside(one('a', trained_on={'a.png'}), one('b', S[:2], IDS[:2], trained_on={'d', 'c'}))      # spelled otherwise; `c` is no picture of both
+    assert c['notes'][:2] == ['a: none of its 1 training ids is among these pictures: new pictures, or ids spelled otherwise', 'b: 1 pictures that it was trained on were left out']
+    assert c['counts']['trained_on'] == 1 and c['counts']['images'] == 1
     with pytest.raises(VaetagError, match='no picture left: all 4'): beside(one('a', trained_on=set(IDS)), one('b'))
 
 # --- faults ----------------------------------------------------------------------------------------------------------
@@ -108,6 +111,7 @@ def test_faults_say_what_is_wrong(tmp_path):
     with pytest.raises(VaetagError, match='need 48 bytes .* 40 are allowed'): beside(one('a'), one('b'), limit=40)
     with pytest.raises(VaetagError, match="x: 'a b' and 'a_b' become one tag"): normalized(Vocab(['a b', 'a_b']), 'x')
     with pytest.raises(UsageError, match='a number from 0 to 1'): beside(one('a'), one('b'), thresholds='1.5')
+    with pytest.raises(UsageError, match='bootstrap: -3 draws; give 0 or more'): beside(one('a'), one('b'), draws=-3)
     save_scores(tmp_path/'s', one('a').source)
     with pytest.raises(UsageError, match='the same contender twice'): contenders([tmp_path/'s', tmp_path/'s'])
     (tmp_path/'s/index.parquet').unlink()
@@ -156,24 +160,33 @@ def test_from_scores_as_from_the_model(home):
 def test_the_json_of_tag_is_enough(home, monkeypatch):
     monkeypatch.setenv('VAETAG_CACHE', str(home/'cache'))
     assert base.shell('tag', f'{home}/scenes/images', '--model', f'{home}/model', '--threshold', '.2', '--out', f'{home}/t')[0] == 0
-    kept = Tagger.load(home/'model')
-    t = TagTable.read(home/'scenes/data.json', home/'scenes/tags.csv')
-    t = t.with_columns(ids=[i.removeprefix('images/') for i in t.ids])
-    c = compare({**contenders([home/'t/predictions.json']), 'model': Contender('model', kept)}, t, draws=0, thresholds=.2, min_positives=1)
+    args = map(str, ('eval', 'compare', home/'t/predictions.json', home/'model', '--truth', home/'scenes/data.json', '--tags', home/'scenes/tags.csv', '--thresholds', .2, '--bootstrap', 0, '--min-positives', 1, '--json'))
+    status, out, err = base.shell(*args)
+    assert status == 0, err
+    c = json.loads(out)                                                # named 000000.png by the one, images/000000.png by the data
     m = c['models']
-    assert m['t']['metrics']['f1_micro'] == pytest.approx(m['model']['metrics']['f1_micro'])
-    assert 't: truncated scores: AP is a lower bound' in c['notes']
+    assert c['counts']['images'] == 24 and m['t']['metrics']['f1_micro'] == pytest.approx(m['model']['metrics']['f1_micro'])
+    assert 't: truncated scores: AP is a lower bound' in c['notes'] and any(n.startswith("t: its ids are taken for ends of the pictures' paths") for n in c['notes'])
 
 def test_fitted_thresholds_are_everywhere(home):
     shutil.copytree(home/'model', home/'fit')
+    v = Vocab.read(home/'fit/selected_tags.csv', order='file')
+    v.categories[0] = 9                                                # the first tag becomes a rating
+    v.write(home/'fit/selected_tags.csv')
+    write_json(home/'fit/model.json', read_json(home/'fit/model.json') | dict(vocab_sha256=v.sha256))
     data = ['--data', f'{home}/scenes/data.json', '--tags', f'{home}/scenes/tags.csv']
     assert base.shell('eval', 'tagger', '--model', f'{home}/fit', *data, '--fit-thresholds', '--min-positives', '3', '--fallback', 'category')[0] == 0
     th, csv = read_json(home/'fit/optimal_thresholds.json'), pd.read_csv(home/'fit/selected_tags.csv', keep_default_na=False)
-    assert csv.best_threshold.astype(float).tolist() == pytest.approx([th['per_class_thresholds'][n]['threshold'] for n in csv.name], abs=1e-5)
+    assert csv.category[0] == 9 and csv.best_threshold[0] == '' and set(th['per_class_thresholds']) == {*csv.name[1:]}
+    assert csv.best_threshold[1:].astype(float).tolist() == pytest.approx([th['per_class_thresholds'][n]['threshold'] for n in csv.name[1:]], abs=1e-5)
     assert read_json(home/'fit/model.json')['thresholds']['category'] == th['category'] and set(th['category']) == {'0'}
     levels = [json.loads(base.shell('eval', 'tagger', '--model', f'{home}/fit', *data, '--rule', r, '--json')[1]) for r in ('tag', 'category', 'global')]
     assert levels[0]['f1_macro'] > levels[1]['f1_macro'] and levels[2]['threshold_source'].endswith('level global') and levels[2]['settings']['threshold'] == pytest.approx(th['global_threshold'], abs=1e-6)
-    for args, says in ((('--rule', 'mcut'), 'finds a threshold for each picture'), (('--rule', 'tag', '--thresholds', '.3'), 'leave out --thresholds'), (('--split', 'test'), 'has no split.parquet beside it')):
+    for n, says in (('--bootstrap=-3', 'bootstrap: -3 draws; give 0 or more'), ('--batch-size=0', 'batch_size 0: at least 1')):
+        for verb in (('tagger', '--model', f'{home}/nowhere', *data), ('compare', f'{home}/nowhere', f'{home}/too', '--truth', f'{home}/scenes/data.json'), ('recon', '--vae', f'{home}/model/vae', *data[:2])):
+            status, _, err = base.shell('eval', *verb, n)
+            assert status == 2 and says in err and err.count('vaetag:') == 1, (verb, err)
+    for args, exits, says in ((('--rule', 'mcut'), 2, 'finds a threshold for each picture'), (('--rule', 'tag', '--thresholds', '.3'), 2, 'leave out --thresholds'), (('--split', 'test'), 1, 'has no split.parquet beside it')):
         status, _, err = base.shell('eval', 'tagger', '--model', f'{home}/fit', *data, *args)
-        assert status in (1, 2) and says in err and err.count('vaetag:') == 1, err
+        assert status == exits and says in err and err.count('vaetag:') == 1, err
     assert json.loads(base.shell('eval', 'tagger', '--model', f'{home}/run', *data, '--split', 'test', '--json')[1])['n_samples'] == 7

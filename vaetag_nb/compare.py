@@ -15,7 +15,7 @@ from .contenders import shared_pictures, shared_tags
 from .core.config import differences
 from .core.errors import UsageError, VaetagError, nearest
 from .core.io import atomic_file, read_json, write_csv, write_json
-from .eval.resample import interval, resample
+from .eval.resample import check_numbers, interval, resample
 from .eval.tagging import MultiLabelMeter
 from .eval.thresholds import best_f1_threshold, pr_threshold
 
@@ -138,6 +138,7 @@ def compare(models:dict,        # {name: `Contender`}
             batch_size=8, max_bad=.05, limit:int=1 << 32)->Comparison:
     "Measure taggers on what they share."
     if len(models) < 2: raise UsageError('compare: give at least two models')
+    check_numbers(draws, batch_size)
     how, table = check_thresholds(thresholds), table if keep_unlabelled else table.where(labelled=True)
     if not len(table): raise VaetagError('truth: no picture with labels')
     vocab, part, reports, source, found, truncated = measured(models, table, how, limit, min_positives, closed, normalize, batch_size, max_bad)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Contender', 'train_side', 'contender', 'contenders', 'normalized', 'shared_tags', 'Leaks', 'leaks', 'score_pictures',
-           'shared_pictures']
+           'by_path', 'shared_pictures']
 
 # %% ../nbs/08f_contenders.ipynb #5e12f37d
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np, pandas as pd
 from .core.errors import UsageError, VaetagError
@@ -86,16 +86,20 @@ class Leaks:
     "Which of the pictures were trained on."
     checked: dict    # {name: whether its training pictures are known}
     left_out: dict   # {name: how many of the pictures it was trained on}
-    clean: np.ndarray # bool per picture: on none of the known training sides
+    clean: np.ndarray # bool per picture (of those that all know): on none of the known training sides
+    strange: dict = field(default_factory=dict) # {name: how many training pictures it has, none of them among these}
+    other: list = field(default_factory=list)   # what else is to be said
     def notes(self)->list:
         "What has to be said, a line each."
-        out = [f'{n}: {k} pictures that it was trained on were left out' for n, k in self.left_out.items() if k]
+        out = [*self.other, *(f'{n}: none of its {k} training ids is among these pictures: new pictures, or ids spelled otherwise' for n, k in self.strange.items())]
+        out += [f'{n}: {k} pictures that it was trained on were left out' for n, k in self.left_out.items() if k]
         return out + [f'{n}: whether it was trained on these pictures could not be checked (no split.parquet; --split-a, --split-b)' for n, ok in self.checked.items() if not ok]
 
 def leaks(models:dict, ids)->Leaks:
     "Look for training pictures among `ids`."
     seen = {n: np.array([i in c.trained_on for i in ids], bool) for n, c in models.items() if c.trained_on is not None}
-    return Leaks({n: n in seen for n in models}, {n: int(s.sum()) for n, s in seen.items()}, ~np.any([np.zeros(len(ids), bool), *seen.values()], 0))
+    return Leaks({n: n in seen for n in models}, {n: int(s.sum()) for n, s in seen.items()}, ~np.any([np.zeros(len(ids), bool), *seen.values()], 0),
+                 {n: k for n, s in seen.items() if (k := len(models[n].trained_on)) and not s.any()})
 
 # %% ../nbs/08f_contenders.ipynb #b993479b
 def score_pictures(c:Contender, table, batch_size=8)->Scores:
@@ -109,17 +113,36 @@ def score_pictures(c:Contender, table, batch_size=8)->Scores:
     if not kept: raise VaetagError(f'{c.name}: none of {len(table)} pictures could be read; the first: {next(iter(c.failed.values()))}')
     return kept_scores(c.source, kept, c.source.thresholds())
 
+def by_path(name, s:Scores, table)->dict: # {saved id: id of the record}; empty if none fits
+    "Which records' paths end in the ids of scores, as `vaetag tag` writes them; an end that fits twice is an error."
+    known, depths = set(s.ids), {i.count('/') + 1 for i in s.ids}
+    parts = [p.replace('::', '/').split('/') for p in table.paths]
+    fits = [(e, i) for i, p in zip(table.ids, parts) for e in sorted({'/'.join(p[-d:]) for d in depths} & known)]
+    for one, two in (p, p[::-1]) if (p := [*zip(*fits)]) else ():
+        twice = pd.Index(one).duplicated(keep=False)
+        if twice.any():
+            k = int(np.flatnonzero(twice)[0])
+            raise UsageError(f'no shared picture: the truth has ids such as {table.ids[0]!r}, {name} has ids such as {s.ids[0]!r}; by path '
+                             f'{one[k]!r} would fit {" and ".join(repr(two[j]) for j in np.flatnonzero(np.array(one, object) == one[k])[:2])}; call the pictures alike in both')
+    return dict(fits)
+
 def shared_pictures(models:dict, table, batch_size=8, max_bad=.05)->tuple: # records in order of their ids, {name: `Scores`}, {name: their rows}, `Leaks`
     "The pictures that all know and none was trained on, with everybody's scores."
     ids, saved = pd.Index(table.ids), {n: c.source for n, c in models.items() if isinstance(c.source, Scores)}
     if ids.has_duplicates: raise VaetagError(f'truth: the id {ids[ids.duplicated()][0]!r} stands twice')
+    said = []
+    for n, s in saved.items():
+        if ids.isin(s.ids).any() or not (of := by_path(n, s, table)): continue
+        saved[n] = replace(s, ids=[of.get(i, i) for i in s.ids])
+        said.append(f"{n}: its ids are taken for ends of the pictures' paths: {next(iter(of))!r} is {of[next(iter(of))]!r}")
     there = np.all([np.ones(len(ids), bool), *(ids.isin(s.ids) for s in saved.values())], 0)
     if not there.any():
         raise UsageError('no shared picture: ' + ', '.join(f'{n} has ids such as {i[0]!r}' for n, i in [('the truth', ids), *((n, s.ids) for n, s in saved.items())]))
     found = leaks(models, table.ids)
+    found.other = said
     if not (there & found.clean).any(): raise VaetagError(f'no picture left: all {int(there.sum())} shared ones were trained on: {"; ".join(found.notes())}')
     found.left_out = {n: int(np.isin(ids[there], list(models[n].trained_on)).sum()) for n in found.left_out}
-    part = table.select(np.flatnonzero(there & found.clean))
+    part, found.clean = table.select(np.flatnonzero(there & found.clean)), found.clean[there]
     scores = saved | {n: score_pictures(c, part, batch_size) for n, c in models.items() if n not in saved}
     bad = {i: why for c in models.values() for i, why in c.failed.items()}
     for i, why in list(bad.items())[:5]: say(f'{i}: {why}')

@@ -88,7 +88,7 @@ def judge(head, sources:dict,   # {side: `LatentSource`} with train and val, per
     sides, results = [s for s in ('val', 'test') if s in sources], {}
     for name, score in who.items():
         said = {s: scored(score, sources[s], ev.batch_size) for s in sides}
-        t = fit_thresholds(meter(vocab, said['val'], sources['val']), objective=ev.objective, min_positives=ev.min_positives, split='val')
+        t = fit_thresholds(meter(vocab, said['val'], sources['val']), objective=ev.objective, min_positives=ev.min_positives, split='val', ratings=False)
         for s in sides:
             report = meter(vocab, said[s], sources[s], t).compute()
             results.setdefault(s, {})[name] = report.summary

@@ -42,8 +42,10 @@ class EvalCompare(FromData):
             return Outcome(dict(table=t.to_dict('list'), differing=odd), t.to_string(index=False))
         from vaetag_nb.contenders import contenders
         from vaetag_nb.core.io import check_folder
+        from vaetag_nb.eval.resample import check_numbers
         from vaetag_nb.evaluate import one_side
         check_thresholds(self.thresholds)
+        check_numbers(self.bootstrap, self.batch_size)
         if self.out is not None: check_folder(self.out)
         table, _ = one_side(self.read(self.truth), self.models[0], self.split, self.side)
         found = contenders(self.models, [self.split_a, self.split_b][:len(self.models)], device=self.device)
