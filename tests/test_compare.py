@@ -14,7 +14,6 @@ from vaetag_nb.data.tags import Vocab
 from vaetag_nb.eval.resample import draws
 from vaetag_nb.eval.scores import Scores, read_scores, save_scores
 from vaetag_nb.eval.suspects import Suspects
-from vaetag_nb.infer import Tagger
 from vaetag_nb.verbs import base
 
 importlib.import_module('vaetag_nb.cli')
