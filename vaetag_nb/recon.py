@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'FILES', 'reconstruct', 'picture_figures', 'known_metrics', 'Recon', 'recon_of', 'lpips_or_reason',
-           'check_picture', 'SetRecon', 'rfid_reason', 'summary', 'recon_batches', 'picked', 'ReconSettings',
-           'evaluate_recon', 'examples']
+           'check_picture', 'SetRecon', 'summary', 'recon_batches', 'picked', 'ReconSettings', 'evaluate_recon',
+           'examples']
 
 # %% ../nbs/08b_recon.ipynb #4c210b01
 import html
@@ -19,10 +19,10 @@ from .core.io import atomic_file, check_folder, save_tensors, write_csv, write_j
 from .core.progress import track
 from .data.images import ImageError, load_batch, to_float, to_uint8
 from .data.synth import scene
+from .eval.frechet import FeatureStats, Inception, frechet_distance
 from .eval.images import Lpips, Rule, mse, psnr, psnr_summary, ssim
-from .eval.resample import check_numbers
 from .eval.result import EvalResult, claim, mean_interval, spread, write_result
-from .eval.weights import WEIGHTS, Unavailable, find_weights
+from .eval.weights import Unavailable
 from .latents.codec import Codec, draw_posterior, must_be_finite
 from .latents.encode import decoded, depth_for
 from .pictures import data_uri, difference, strip, to_png
@@ -159,14 +159,10 @@ class SetRecon:
         return f'<pre>{html.escape(str(self))}</pre>{imgs}'
 
 # %% ../nbs/08b_recon.ipynb #f943302b
-def rfid_reason(n:int)->str: # readable pictures
-    "Why there is no rFID."
-    if n < 2: return f'fid needs at least 2 images on each side, got {n}'
-    w = WEIGHTS['inception']
-    return f'rfid: this version computes no Frechet distance; it will need {w.file}, given by {w.flag}'
-
 def summary(table:pd.DataFrame, want:tuple, why:dict, # {metric: reason} of what was not computed
-            draws=1000, seed=0)->EvalResult:
+            draws=1000, seed=0,
+            rfid=None, # Fréchet distance of the sets
+            )->EvalResult:
     "The figures of a set from those of its pictures."
     r = EvalResult('reconstruction')
     for k in ('mse', *(k for k in want if k != 'rfid')):
@@ -178,7 +174,9 @@ def summary(table:pd.DataFrame, want:tuple, why:dict, # {metric: reason} of what
         p = psnr_summary(table['mse'])
         r.metrics['psnr_pooled'], r.counts = p['psnr_pooled'], dict(n=len(table), n_identical=p['n_identical'])
         if p['psnr_pooled'] is None: r.reasons['psnr_pooled'] = 'psnr: every picture is identical'
-    if 'rfid' in want: r.metrics['rfid'], r.reasons['rfid'] = None, why['rfid']
+    if 'rfid' in want:
+        r.metrics['rfid'] = rfid
+        if rfid is None: r.reasons['rfid'] = why['rfid']
     r.counts |= dict(n=len(table))
     return r
 
@@ -211,18 +209,24 @@ class ReconSettings:
     seed: int = 0              # of the draws
     shown: int = 8             # pictures in the side-by-side sheet
 
-    def ready(self, n, device)->tuple: # `Lpips` or `None`; {metric: reason}
+    def ready(self, n, device)->tuple: # `Lpips` or `None`; `Inception` or `None`; {metric: reason}
         "What can be computed of `n` pictures."
-        want, why, net = known_metrics(self.metrics), {}, None
+        want, why, net, fid = known_metrics(self.metrics), {}, None, None
         if 'lpips' in want: net, why['lpips'] = lpips_or_reason(self.lpips_net, self.lpips_weights, self.download, device)
+        if 'rfid' in want:
+            try: fid = Inception(self.inception_weights, self.download, device)
+            except Unavailable as e: why['rfid'] = str(e)
+            if n < 2: why['rfid'] = f'fid needs at least 2 images on each side, got {n}'
         why = {k: v for k, v in why.items() if v}
         if self.strict and why: raise VaetagError(f'{"; ".join(why.values())} (strict)')
-        if 'rfid' in want:
-            if self.inception_weights: find_weights('inception', self.inception_weights)   # a slip in the path is said in any case
-            why['rfid'] = rfid_reason(n)   # no fault of whoever asks
-        return net, why
+        return net, fid, why
 
 # %% ../nbs/08b_recon.ipynb #e3ba496d
+def _rfid(a, b, why)->float|None:
+    "FID of two sides; `why` takes the reason where there is none."
+    try: return frechet_distance(a, b)
+    except Unavailable as e: why['rfid'] = str(e)
+
 def evaluate_recon(codec:Codec,
                    data,          # `TagTable`, or a list of files
                    rule=None,     # `Rule` or `Preprocess`; default: own pixels, cut to whole cells of the VAE
@@ -234,27 +238,28 @@ def evaluate_recon(codec:Codec,
     "Measure what a VAE gives back of a set of pictures."
     o, rule = settings or ReconSettings(), rule or Rule(fit='floor', multiple=codec.multiple)
     rule.check(codec.multiple)
-    check_numbers(o.bootstrap, o.batch_size)
     paths, names = (data.paths, data.ids) if hasattr(data, 'paths') else ([*map(str, data)], [*map(str, data)])
     if not len(paths): raise VaetagError('no pictures to reconstruct')
     want = known_metrics(o.metrics)
-    net, why = o.ready(len(paths), codec.device)
+    net, fid, why = o.ready(len(paths), codec.device)
     own = dict(metrics=list(want), data_range=1.0, std='divisor n', rule=rule.to_dict(), latent='posterior mean', bootstrap=o.bootstrap, seed=o.seed,
                vae=codec.fingerprint, convention=str(codec.convention), dtype=str(codec.dtype).removeprefix('torch.'))
-    plan = EvalResult('reconstruction', settings=own | (net.settings if net else {}), inputs=dict(data=str(source), vae=codec.source, images=len(paths)))
+    plan = EvalResult('reconstruction', settings=own | (net.settings if net else {}) | (fid.settings if fid else {}), inputs=dict(data=str(source), vae=codec.source, images=len(paths)))
     if out is not None: check_folder(out); claim(Path(out)/'reconstruction.json', plan, overwrite)
-    failed, rows = {}, []
+    failed, rows, sides = {}, [], (FeatureStats(), FeatureStats())
     for at, x, y, _ in recon_batches(codec, paths, names, rule, o.batch_size, failed):
         f = picture_figures(x, y, net, want)
+        if fid is not None:
+            for s, pics in zip(sides, (x, y)): s.update(fid(pics), [names[i] for i in at])
         rows += [dict(row=i, id=names[i], width=x.shape[3], height=x.shape[2], **{k: v[j] for k, v in f.items()}) for j, i in enumerate(at.tolist())]
     lost = {names[i]: r for i, r in sorted(failed.items())}
     if not rows: raise VaetagError(f'none of {len(paths)} pictures can be read: {"; ".join(f"{k}: {v}" for k, v in list(lost.items())[:3])}')
     t = pd.DataFrame(rows).sort_values('row', ignore_index=True)
-    if 'rfid' in want and len(t) < 2: why['rfid'] = rfid_reason(len(t))
-    r = summary(t, want, why, o.bootstrap, o.seed)
+    rfid = _rfid(*sides, why) if fid is not None else None
+    r = summary(t, want, why, o.bootstrap, o.seed, rfid)
     r.settings, r.inputs, r.counts = plan.settings, plan.inputs, r.counts | dict(failed=len(lost))
     r.notes = [f'{k}: left out: {v}' for k, v in lost.items()]
-    if o.strict and 'rfid' in want: r.notes.append('strict: rfid does not count, because this version cannot compute it')
+    if rfid is not None and len(t) < fid.dim: r.notes.append(f'rfid: N={len(t)} < {fid.dim}: biased upward; compare at equal N only')
     done = SetRecon(t.drop(columns='row'), r, lost, examples(codec, paths, names, t, rule, o.shown, why))
     if out is not None: done.write(out)
     return done
