@@ -21,6 +21,7 @@ from .data.images import ImageError, load_batch, to_float, to_uint8
 from .data.synth import scene
 from .eval.frechet import FeatureStats, Inception, frechet_distance
 from .eval.images import Lpips, Rule, mse, psnr, psnr_summary, ssim
+from .eval.resample import check_numbers
 from .eval.result import EvalResult, claim, mean_interval, spread, write_result
 from .eval.weights import Unavailable
 from .latents.codec import Codec, draw_posterior, must_be_finite
@@ -238,6 +239,7 @@ def evaluate_recon(codec:Codec,
     "Measure what a VAE gives back of a set of pictures."
     o, rule = settings or ReconSettings(), rule or Rule(fit='floor', multiple=codec.multiple)
     rule.check(codec.multiple)
+    check_numbers(o.bootstrap, o.batch_size)
     paths, names = (data.paths, data.ids) if hasattr(data, 'paths') else ([*map(str, data)], [*map(str, data)])
     if not len(paths): raise VaetagError('no pictures to reconstruct')
     want = known_metrics(o.metrics)
