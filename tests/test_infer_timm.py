@@ -155,6 +155,36 @@ def test_captions_beside_the_pictures_need_no_out(toy, tmp_path):
     first, *rest = (tmp_path/'in/a.txt').read_text(encoding='utf-8').split(', ')
     assert first in ('general', 'explicit') and sorted(rest) == sorted(VOCAB.names[2:])
 
+def test_the_ending_of_out_is_its_format(toy, tmp_path):
+    for name, format in (('a.csv', 'csv'), ('a.jsonl', 'jsonl'), ('a.json', 'json')):
+        assert tag(toy, toy[0]/'in', '--out', tmp_path/name)[0] == tag(toy, toy[0]/'in', '--out', tmp_path/'folder', '--format', format)[0] == 0
+        assert (tmp_path/name).read_bytes() == (tmp_path/f'folder/predictions.{format}').read_bytes()
+    assert tag(toy, toy[2][0], '--out', tmp_path/'one.csv')[0] == 0 and (tmp_path/'one.csv').read_text().startswith('path,tag,category,score,threshold\n')
+    status, out, err = tag(toy, toy[0]/'in', '--out', tmp_path/'b.csv', '--format', 'json')
+    assert status == 2 and 'b.csv: a file of this ending is csv, and json is asked for' in err and not (tmp_path/'b.csv').exists()
+
+def test_short_flags_of_captions(toy, tmp_path):
+    (tmp_path/'i.csv').write_text('antecedent,consequent\nhatsune_miku,vocaloid\n')
+    long = ['--caption.first', 'blush', '1girl', '--caption.replace', 'long_hair', 'hair', '--caption.underscores', 'spaces', '--caption.blacklist', 'none', 'ex*', '--caption.prefix', 'x_y', '--caption.no-character-first']
+    short = ['--first', 'blush,1girl', '--replace', 'long_hair=hair', '--underscores', 'spaces', '--blacklist=none,ex*', '--prefix', 'x_y', '--no-character-first']
+    for where, flags in (('a', long), ('b', short), ('c', [*short, '--implications', tmp_path/'i.csv', '--implied', 'add'])):
+        status, out, err = tag(toy, toy[0]/'in', '--format', 'txt', '--threshold', '0', '--out', tmp_path/where, *flags)
+        assert status == 0, err
+    a, b, c = ([p.read_text() for p in sorted((tmp_path/x).rglob('*.txt'))] for x in 'abc')
+    assert a == b and len(a) == 12 and a[0].startswith('x_y, blush, 1girl, ') and ', hair' in a[0] and ', hatsune miku' in a[0]
+    assert all(set(y.split(', ')) - set(x.split(', ')) == {'vocaloid'} for x, y in zip(b, c))
+    assert tag(toy, toy[0]/'in', '--format', 'txt', '--underscore', 'spaces')[0] == 2
+
+def test_nothing_is_fitted_to_pictures_without_tags(toy, tmp_path):
+    d = tmp_path/'in'; d.mkdir()
+    for f in toy[2][:2]: (d/f.name).write_bytes(f.read_bytes()); (d/f.name).with_suffix('.txt').write_text('')
+    before = {p.name: p.read_bytes() for p in (toy[0]/'run/best').iterdir()}
+    VOCAB.write(tmp_path/'tags.csv')
+    for more, says in (([], 'not one of the 2 pictures carries a tag'), (['--tags', tmp_path/'tags.csv'], 'no tag has a positive')):
+        status, out, err = shell('eval', 'tagger', '--model', str(toy[0]/'run'), '--data', str(d), '--fit-thresholds', '--keep-unlabelled', '--out', str(tmp_path/'o'), *map(str, more))
+        assert status == 1 and says in err.splitlines()[-1], err
+    assert before == {p.name: p.read_bytes() for p in (toy[0]/'run/best').iterdir()} and not (tmp_path/'o').exists()
+
 # published folders
 
 def published(folder, layout, toy):

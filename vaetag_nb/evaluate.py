@@ -17,7 +17,6 @@ from .core.progress import say, track
 from .data.split import SIDES, Split, apply
 from .data.tags import Vocab
 from .eval.curves import ExactScores, unpack
-from .eval.resample import check_numbers
 from .eval.scores import Scores, save_scores
 from .eval.suspects import Suspects
 from .eval.tagging import MultiLabelMeter, Report, bootstrap
@@ -56,6 +55,7 @@ def measure_tagger(tagger:Tagger, table,
     "Collect a tagger's scores on the labelled records of a table."
     own = table if keep_unlabelled else table.where(labelled=True)
     if not len(own): raise VaetagError(f'no picture with labels among {len(table)} records: nothing to measure')
+    if not len(table.vocab): raise VaetagError(f'not one of the {len(own)} pictures carries a tag: there is nothing to measure, and nothing to fit thresholds to')
     known = np.array([t in table.vocab for t in tagger.vocab.names])
     if not known.any(): raise VaetagError(f'the data set and the model have no tag in common: {len(table.vocab)} and {len(known)} tags, such as '
                                           f'{table.vocab[0]!r} and {tagger.vocab[0]!r}')
@@ -158,7 +158,6 @@ def evaluate_tagger(model,               # model folder
                     save=None,           # folder for all scores, see `save_scores`
                     )->Report:
     "Measure a model folder on a table, and write what `Report.write` writes."
-    check_numbers(draws, batch_size)
     tagger, more = Tagger.load(model_folder(model)), dict(keep_unlabelled=keep_unlabelled, strict=strict, max_bad=max_bad, closed=closed)
     if fit and thresholds != 'auto': raise UsageError('--fit-thresholds finds them; leave out --thresholds')
     if thresholds != 'auto' and rule != 'auto': raise UsageError(f"--rule {rule} picks among the model's thresholds; leave out --thresholds")
@@ -169,8 +168,8 @@ def evaluate_tagger(model,               # model folder
     watch = [*([doubtful(doubt)] if doubt else []), *([lambda t, rows, s, known: kept.append((t, rows, s))] if save else [])]
     m = measure_tagger(tagger, table, own if thresholds == 'auto' else read_thresholds(thresholds, tagger.vocab), mode, batch_size, watch=watch, **more)
     if fit:
-        if not m.counts[2][m.categories != 9].any(): raise VaetagError(f'{name}: no tag has a positive: no thresholds can be fitted, nothing was changed')
-        th = fit_thresholds(m, objective=objective, min_positives=min_positives, fallback=fallback, split=name, ratings=False)
+        if not m.counts[2].any(): raise VaetagError(f'{name}: no tag has a positive: no thresholds can be fitted, nothing was changed')
+        th = fit_thresholds(m, objective=objective, min_positives=min_positives, fallback=fallback, split=name)
         m = recounted(m, th) if isinstance(m.scores, ExactScores) else measure_tagger(tagger, table, th, mode, batch_size, **more)
         adopt(model, th)
     rep = m.compute()

@@ -24,7 +24,7 @@ from .latents.store import LatentStore
 from .models.original import is_original, original_model
 from .networks import load_any, model_folder, network_of, same_vae
 from .pictures import heat
-from .predictions import FolderReport, FolderRun, write_predictions
+from .predictions import FolderReport, FolderRun, format_of, write_predictions
 from .results import Result, Results, fitted_thresholds, overridden
 from .sources import Picture, ahead, bf16_works, gather, is_folder, measure, pick_device
 
@@ -333,7 +333,7 @@ def write_heat_maps(self:Tagger, images, tags:list[str], out)->list: # paths of 
 def tag_folder(self:Tagger,
                src,               # folder (searched recursively), or a list of paths
                out=None,          # folder or file for the result; with txt the mirror tree, default beside the images
-               format='json',     # json, jsonl, csv or txt (one caption file for each image)
+               format=None,       # json, jsonl, csv, or txt: a caption for each picture; none: what the ending of `out` says, else json
                batch_size=8,      # pictures computed at once
                threshold=None, rule='auto', top_k=None, # as in `tag`
                skip_errors=False, # whether failed pictures are no reason for an error at the end
@@ -341,7 +341,7 @@ def tag_folder(self:Tagger,
                caption:CaptionOptions|None=None, # how captions are written
                )->FolderReport:
     "Tag all pictures of a folder into files; stopped and run again, it goes on where it was."
-    limits = self.thresholds(threshold, rule)
+    limits, format = self.thresholds(threshold, rule), format_of(out, format)
     options = dict(threshold=threshold, rule=rule, top_k=top_k, precision=self.precision)
     run = FolderRun(self, src, out, format, limits, options, existing, caption or CaptionOptions())
     began, clock, pictures = time.perf_counter(), [], list(run.pictures.values())
