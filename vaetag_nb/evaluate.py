@@ -17,6 +17,7 @@ from .core.progress import say, track
 from .data.split import SIDES, Split, apply
 from .data.tags import Vocab
 from .eval.curves import ExactScores, unpack
+from .eval.resample import check_numbers
 from .eval.scores import Scores, save_scores
 from .eval.suspects import Suspects
 from .eval.tagging import MultiLabelMeter, Report, bootstrap
@@ -158,6 +159,7 @@ def evaluate_tagger(model,               # model folder
                     save=None,           # folder for all scores, see `save_scores`
                     )->Report:
     "Measure a model folder on a table, and write what `Report.write` writes."
+    check_numbers(draws, batch_size)
     tagger, more = Tagger.load(model_folder(model)), dict(keep_unlabelled=keep_unlabelled, strict=strict, max_bad=max_bad, closed=closed)
     if fit and thresholds != 'auto': raise UsageError('--fit-thresholds finds them; leave out --thresholds')
     if thresholds != 'auto' and rule != 'auto': raise UsageError(f"--rule {rule} picks among the model's thresholds; leave out --thresholds")
@@ -168,8 +170,8 @@ def evaluate_tagger(model,               # model folder
     watch = [*([doubtful(doubt)] if doubt else []), *([lambda t, rows, s, known: kept.append((t, rows, s))] if save else [])]
     m = measure_tagger(tagger, table, own if thresholds == 'auto' else read_thresholds(thresholds, tagger.vocab), mode, batch_size, watch=watch, **more)
     if fit:
-        if not m.counts[2].any(): raise VaetagError(f'{name}: no tag has a positive: no thresholds can be fitted, nothing was changed')
-        th = fit_thresholds(m, objective=objective, min_positives=min_positives, fallback=fallback, split=name)
+        if not m.counts[2][m.categories != 9].any(): raise VaetagError(f'{name}: no tag has a positive: no thresholds can be fitted, nothing was changed')
+        th = fit_thresholds(m, objective=objective, min_positives=min_positives, fallback=fallback, split=name, ratings=False)
         m = recounted(m, th) if isinstance(m.scores, ExactScores) else measure_tagger(tagger, table, th, mode, batch_size, **more)
         adopt(model, th)
     rep = m.compute()
