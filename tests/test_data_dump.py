@@ -1,9 +1,11 @@
 "Public dumps, archives and ids on random input: nothing is lost, nothing counted twice, an archive may lie"
 import io, json, os, tarfile
+from concurrent.futures import ThreadPoolExecutor
 import fsspec, numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from vaetag_nb.core.errors import VaetagError
+from vaetag_nb.data import danbooru
 from vaetag_nb.data.danbooru import DumpFilter, prepare
 from vaetag_nb.data.dump import Dump
 from vaetag_nb.data.files import open_member, read_bytes
@@ -174,3 +176,15 @@ def test_aliases_and_implications_give_the_same_from_every_source(dump):
     assert one == two and dict(zip(three.names, three.counts)) == dict(zip(one.names, one.counts))
     t = TagTable.read(dump/'D/table.parquet', **rules)
     assert t.report.counts['aliased_tags'] == 10 and t.report.counts['implied_tags'] == 20
+    (dump/'l.csv').write_text('name,category\ntag_1,0\nfirst,0\ncommon,0\n')      # a list that has the alias for a tag: it is one
+    two = [build_vocab([s], dump/'l.csv', aliases=dump/'a.csv', **more)[0] for s, more in [(dump/'m.parquet', dict(ids='0-29')), (dump/'D/table.parquet', {})]]
+    assert two[0] == two[1] and dict(zip(two[0].names, two[0].counts.tolist())) == dict(common=30, tag_1=10)
+
+def test_pictures_are_read_in_the_order_in_which_they_lie(tmp_path, monkeypatch):
+    ids = [5, 10, 1, 200, 30]
+    tar(tmp_path/'dump/a.tar', {f'{i}.png': png(i) for i in ids})                     # sorted as names: 1, 10, 200, 30, 5
+    posts(sorted(ids)).to_parquet(tmp_path/'m.parquet')
+    read = []
+    monkeypatch.setattr(danbooru.Archives, 'read', lambda self, place, f=danbooru.Archives.read: read.append(int(self.number[place])) or f(self, place))
+    monkeypatch.setattr(danbooru, 'ThreadPoolExecutor', lambda n: ThreadPoolExecutor(1))
+    assert prepare(tmp_path/'m.parquet', tmp_path/'D', tmp_path/'dump').fetched == 5 and read == ids

@@ -1,5 +1,5 @@
 "Splits on random tables: nothing leaks, nothing depends on the row order, sizes and shares come out, files are kept"
-import hashlib, subprocess, sys
+import hashlib, re, subprocess, sys
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow.parquet as pq, pytest, scipy.sparse as sp
 from hypothesis import given, strategies as st
@@ -34,6 +34,17 @@ def test_hash_is_the_published_rule():
 def test_modulo():
     t = table(4, ids=['899', 'a/900.png', '1949', '950'])
     assert S.make(t, 'modulo', group_by=()).side.tolist() == ['train', 'test', 'test', 'val']
+    with pytest.raises(VaetagError, match='modulo gives train 1, val 0, test 2: none has an id from 950 to 999'): S.make(t.select([0, 1, 2]), 'modulo', group_by=())
+    assert S.make(t.select([0, 1, 2]), 'modulo', group_by=(), no_val=True).sizes['val'] == 0
+
+@given(st.integers(1, 12), st.integers(0, 2**16), st.sampled_from([0, .1, .5]))
+def test_an_empty_val_of_hash_says_what_would_do(n, seed, test):
+    t = table(n)
+    try: S.make(t, 'hash', .01, test, seed, ())
+    except VaetagError as e:
+        if 'test takes all' in str(e): return
+        share = float(re.search('the least val that gives one is ([0-9.]+)', str(e))[1])
+        if share + test < 1: assert S.make(t, 'hash', share, test, seed, ()).sizes['val'] >= 1
     with pytest.raises(VaetagError, match="modulo needs ids that are numbers, and 'x' is none"): S.make(table(1, ids=['x']), 'modulo', group_by=())
 
 def test_quality_of_the_contract():
@@ -108,7 +119,7 @@ def test_make_leaks_nothing_and_ignores_the_row_order(seed, method, n):
     rng = np.random.default_rng(seed)
     t = table(n, seed=seed, group=rng.integers(0, n//2, n))
     shuffle = rng.permutation(n)
-    a, b = (S.make(x, method, .2, .2, seed, ('group',)) for x in (t, t.select(shuffle)))
+    a, b = (S.make(x, method, .2, .2, seed, ('group',), no_val=method == 'hash') for x in (t, t.select(shuffle)))   # hash may leave val empty
     assert a.fingerprint == b.fingerprint and (a.side[shuffle] == b.side).all() and (a.group[shuffle] == b.group).all()
     for g in np.unique(a.group): assert len(set(a.side[a.group == g])) == 1
 
@@ -124,7 +135,7 @@ def test_extend_keeps_old_sides_and_aims_at_the_whole(seed, old, new):
 @given(st.lists(st.text(max_size=12), min_size=3, max_size=12, unique=True))
 def test_any_text_is_an_id(tmp_path_factory, ids):
     t = table(len(ids), ids=ids)
-    s = S.make(t, 'hash', .3, .3, group_by=())
+    s = S.make(t, 'hash', .3, .3, group_by=(), no_val=True)
     p = tmp_path_factory.mktemp('s')/'split.parquet'
     s.write(p)
     back = S.Split.read(p)

@@ -117,7 +117,7 @@ def presets()->dict: # {name: path}
 def _find(name, folder=Path()):
     "A file as seen from `folder`; where there is none, the preset `name`, `name.yaml` or `presets/name.yaml`"
     path, own, word = folder/name, presets(), str(name).removeprefix('presets/').removesuffix('.yaml')
-    if path.exists() or word not in own and path.suffix: return path
+    if path.is_file() or word not in own and path.suffix: return path
     if word not in own: raise ConfigError(f'{path}: neither a file nor a preset.{nearest(word, own)}')
     return own[word]
 

@@ -21,6 +21,7 @@ from .decode import ImageError, load_image
 from .files import Finder, is_remote
 from .groups import same_content
 from .phash import phash, write_phashes
+from .sizes import file_state
 from .readers import find_layout, image_roots
 from .records import metadata_pairs
 from .stratify import stratify
@@ -139,11 +140,11 @@ def validate(src,                # data set, any layout
     if not t.report.total: raise VaetagError(f'{src}: holds no record')
     plain = layout.startswith('folders') or (layout == 'sidecars' and not options.get('weights'))
     seen = {}
-    broken = broken_images(t.paths, threads, (lambda p, im: seen.setdefault(p, phash(im))) if hashes else None)
+    broken = broken_images(t.paths, threads, (lambda p, im: seen.setdefault(p, (phash(im), file_state(p)))) if hashes else None)
     files = reports(t, broken, *([lambda e: e] if plain else []))
     if layout == 'sidecars': files['summary.json'] |= pairs_summary(t.report)
     if hashes:
-        good = [(i, seen[p]) for i, p in zip(t.ids, t.paths) if p in seen]
+        good = [(i, *seen[p]) for i, p in zip(t.ids, t.paths) if p in seen]
         files['summary.json']['phashes'] = len(good)
         if good: write_phashes(src, *zip(*good))
     for name, content in files.items() if out else (): write_json(Path(out)/name, content)

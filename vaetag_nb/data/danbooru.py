@@ -162,7 +162,7 @@ class DumpReport:
     def __str__(self):
         lines = [f'{self.source}: {self.rows} posts, {self.kept} kept', *(f'  {n} dropped: {why}' for why, n in self.dropped.items())]
         if self.odd_ratings: lines.append(f'  {self.odd_ratings} without a known rating')
-        if self.found + self.there + self.missing: lines.append(f"pictures: {self.found} found in {len(self.archives)} archives, {self.there} there already, {self.fetched} fetched ({self.nbytes:,} bytes{'' if self.out else ' are needed'}), {self.missing} missing"
+        if self.found + self.there + self.missing: lines.append(f"pictures: {self.found} found, {self.there} there already, {self.fetched} fetched from {len(self.archives)} archives ({self.nbytes:,} bytes{'' if self.out else ' are needed'}), {self.missing} missing"
                      + f" (first: {', '.join(map(str, self.first_missing))})"*bool(self.missing))
         if self.damaged: lines.append(f"{len(self.damaged)} damaged in their archive: {', '.join(self.damaged[:5])}")
         if self.other_captions: lines.append(f'{self.other_captions} captions were there and say something else; they stay (remove them to have them written anew)')
@@ -197,7 +197,7 @@ class Job:
             try: data = self.archives.read(at[i])
             except DamagedMember as e: return str(e)
             with atomic_file(self.out/'images'/names[i], 'wb', durable=False) as f: f.write(data)
-        order = np.lexsort((self.archives.row[at], self.archives.archive[at]))
+        order = np.lexsort((self.archives.offset[at], self.archives.archive[at]))
         with ThreadPoolExecutor(8) as pool: why = list(pool.map(one, order))
         good = np.ones(len(at), bool)
         good[order[[w is not None for w in why]]] = False

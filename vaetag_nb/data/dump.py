@@ -83,7 +83,9 @@ def whole_numbers(a, src, column)->np.ndarray: # int64, -1: none
         good = (x >= 0) & (x < 2**53) & (x == np.floor(x))
         return np.where(good, x, -1).astype(np.int64)
     elif not (pa.types.is_integer(t) or pa.types.is_null(t)): raise VaetagError(f'{src}: the column {column!r} is {t}; expected numbers')
-    return np.maximum(pc.fill_null(pc.cast(a, pa.int64()), -1).to_numpy(zero_copy_only=False), -1)
+    try: a = pc.cast(a, pa.int64())
+    except pa.ArrowInvalid as e: raise VaetagError(f'{src}: the column {column!r} holds numbers above 2^63') from e
+    return np.maximum(pc.fill_null(a, -1).to_numpy(zero_copy_only=False), -1)
 
 def as_text(a):
     "An arrow column of texts without gaps."

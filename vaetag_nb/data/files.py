@@ -23,8 +23,7 @@ def is_remote(src)->bool:
 def reaching(src, doing='read'):
     "Turn what goes wrong with an address inside the block into a `VaetagError` that names it."
     try: yield
-    except VaetagError: raise
-    except Exception as e: # the clients behind the addresses have exceptions of their own
+    except (OSError, ValueError, ImportError) as e:
         status = getattr(getattr(e, 'response', None), 'status_code', None)
         if status in (401, 403) or isinstance(e, PermissionError) or type(e).__name__.startswith('Gated'):
             raise VaetagError(f'{src}: access is refused: a gated set wants its terms accepted on its page and a token in the '
@@ -69,12 +68,12 @@ def read_index(src,     # JSON file, local or remote
                nbytes,  # of the archive
                )->TarIndex:
     "The index of an archive of `nbytes` bytes, checked."
-    doc, odd = json_bytes(src), lambda why: VaetagError(f'{src}: not an index of a tar: {why}; remove it, and it is made anew')
+    doc, odd = json_bytes(src), lambda why: VaetagError(f'{src}: not an index of a tar: {why}; move it away, and one is made')
     files = doc.get('files') if isinstance(doc, dict) else None
     if not isinstance(files, dict): raise odd("it has no object 'files'")
     if doc.get('filesize') not in (None, nbytes):
         raise VaetagError(f"{src}: is the index of an archive of {doc['filesize']} bytes, but the one beside it has {nbytes}; "
-                          'remove it, and it is made anew')
+                          'move it away, and one is made')
     try: index = TarIndex(files)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e: raise odd(f'{type(e).__name__} {e}') from e
     out = np.flatnonzero((index.offset < 0) | (index.size < 0) | (index.offset + index.size > nbytes))

@@ -44,6 +44,7 @@ class LoadReport:
     "What a reader left out and why: exact counts, the first entries of each kind, all unknown tags."
     def __init__(self, source='', limit=1000): # file or folder; entries kept of each kind, `None` for all
         self.source, self.limit = str(source), limit
+        self.options = {}           # how the source was read: its layout, and what was given to the layout's reader
         self.total = self.kept = 0  # records found; records in the table
         self.counts = Counter()     # {kind: how often}
         self.unknown = Counter()    # {tag outside the vocabulary: how often}

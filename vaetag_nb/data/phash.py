@@ -63,14 +63,18 @@ def phash_file(src)->Path: # src: data set
     if is_remote(src): return cache_folder('phash')/f'{hash_json(str(src))[:32]}.parquet'
     return Path(src)/'phash.parquet' if os.path.isdir(src) else Path(src).with_suffix('.phash.parquet')
 
-def write_phashes(src, ids, hashes)->Path:
+def write_phashes(src, ids, hashes,
+                  states, # of each file, see `file_state`
+                  )->Path:
     "Keep the hashes of the records `ids`."
-    write_parquet(phash_file(src), pd.DataFrame(dict(id=list(map(str, ids)), phash=np.asarray(hashes, np.uint64))))
+    size, time = np.asarray(list(states), np.int64).reshape(-1, 2).T
+    write_parquet(phash_file(src), pd.DataFrame({'id': list(map(str, ids)), 'phash': np.asarray(hashes, np.uint64), 'bytes': size, 'mtime_ns': time}))
     return phash_file(src)
 
-def read_phashes(src)->dict: # {id: hash}; empty if none are kept
+def read_phashes(src)->dict: # {id: (hash, bytes of the file, time of its change in ns)}; empty if none are kept
     "The hashes that are kept of a data set."
     if not src or not phash_file(src).exists(): return {}
     df = read_parquet(phash_file(src))[0]
-    if not {'id', 'phash'} <= set(df): raise VaetagError(f'{phash_file(src)}: holds no hashes; remove it, and let `data validate --phash` make it anew')
-    return dict(zip(df.id, df.phash.tolist()))
+    cols = ['phash', 'bytes', 'mtime_ns']
+    if not {'id', *cols} <= set(df): raise VaetagError(f'{phash_file(src)}: lacks hashes, or the state of the files that they are of; remove it, and let `data validate --phash` make it anew')
+    return dict(zip(df.id, zip(*(df[c].tolist() for c in cols))))

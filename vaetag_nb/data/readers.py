@@ -281,6 +281,7 @@ def read_columns(src,               # metadata file (JSON, JSON lines, CSV, Parq
     if isinstance(aliases, (str, os.PathLike)): aliases = read_aliases(aliases)
     if isinstance(implications, (str, os.PathLike)): implications = read_implications(implications)
     report = LoadReport(src, limit)
+    report.options = dict(options, layout=layout)
     records = LAYOUTS[layout](src, report, **options, **dict(aliases=aliases) if layout == 'sidecars' else {})
     if aliases and layout != 'sidecars' or options.get('weights'): records.read = with_aliases(records.read, aliases or {})
     if records.vocab is not None and (aliases or implications): records.vocab = widened(records.vocab, aliases, implications)

@@ -14,7 +14,7 @@ import numpy as np, pandas as pd
 from ..core.errors import VaetagError, naming
 from ..core.io import read_parquet, write_parquet
 from ..core.progress import say, track
-from .files import file_size, member_of
+from .files import file_size, is_remote, member_of
 from .decode import ImageError, MAX_PIXELS, TURNS, open_file, open_image, orientation, quiet, reason_of
 
 # %% ../../nbs/01_data/17_sizes.ipynb #331c246f
@@ -162,9 +162,11 @@ def read_sizes(cache)->dict:
     except VaetagError as e: say(f'{e}; all sizes are read again'); return {}
     return dict(zip(df.path, zip(*(df[c].tolist() for c in cols[1:]))))
 
-def file_state(path)->tuple: # (bytes, time of change in ns); of a member of an archive, the archive's time
+def file_state(path)->tuple: # (bytes, time of change in ns); of a member of an archive, the archive's time; 0 behind an address
     "What tells whether a file is still the one that was measured."
-    if not (m := member_of(path)): st = os.stat(path); return st.st_size, st.st_mtime_ns
+    m = member_of(path)
+    if is_remote(path): return file_size(path), 0
+    if not m: st = os.stat(path); return st.st_size, st.st_mtime_ns
     with naming(m[0]): return file_size(path), os.stat(m[0]).st_mtime_ns
 
 def image_sizes(paths,        # files
@@ -177,7 +179,7 @@ def image_sizes(paths,        # files
     for i, p in enumerate(track(paths, 'sizes', leave=False) if len(paths) > 1000 else paths):
         try:
             if cache:
-                now, key = file_state(p), os.path.abspath(p)
+                now, key = file_state(p), p if is_remote(p) else os.path.abspath(p)
                 if (hit := known.get(key, ())) [:2] == now: out[:, i] = hit[2:]; continue
             out[:, i] = size = picture_size(p)
             if cache: fresh[key] = (*now, *size)

@@ -41,7 +41,8 @@ class Archives:
         named = [_BUCKET(n) for n in self.names] if is_remote(self.root) else [None]*len(self.names)
         self.bucket = np.array([int(m[1]) if m else -1 for m in named]) # the remainder that an archive's name promises; -1: none
         self.indexes = {}                                               # of the archives read so far
-        self.number, self.archive, self.row, self.size = (np.zeros(0, t) for t in (np.int64, np.int32, np.int32, np.int64)) # of each picture, by number
+        self.number, self.size, self.offset = (np.zeros(0, np.int64) for _ in range(3)) # of each picture, by number; bytes
+        self.archive, self.row = (np.zeros(0, np.int32) for _ in range(2))
 
     def path(self, archive)->str: return join(self.root, self.names[archive])
 
@@ -52,11 +53,11 @@ class Archives:
         with ThreadPoolExecutor(8) as pool:
             read = track(pool.map(lambda a: tar_index(self.path(a)), todo), 'indexes', len(todo), leave=False)
             self.indexes |= dict(zip(todo, read))
-        parts = [(n, np.full(len(n), a, np.int32), r.astype(np.int32), self.indexes[a].size[r]) for a in todo for n, r in [member_numbers(self.indexes[a])]]
+        parts = [(n, np.full(len(n), a, np.int32), r.astype(np.int32), self.indexes[a].size[r], self.indexes[a].offset[r]) for a in todo for n, r in [member_numbers(self.indexes[a])]]
         if any((p[0] % 1000 != self.bucket[a]).any() for a, p in zip(todo, parts)): self.bucket[:] = -1 # promises are not kept here
-        columns = [np.concatenate([old, *new]) for old, new in zip((self.number, self.archive, self.row, self.size), zip(*parts))]
+        columns = [np.concatenate([old, *new]) for old, new in zip((self.number, self.archive, self.row, self.size, self.offset), zip(*parts))]
         order = np.lexsort((columns[1], columns[0]))
-        self.number, self.archive, self.row, self.size = (c[order] for c in columns)
+        self.number, self.archive, self.row, self.size, self.offset = (c[order] for c in columns)
 
     def find(self, ids)->np.ndarray: # int64 places in `number`, `archive` and `row`, good until the next `find`; -1: nowhere
         "Where the pictures with these numbers are."

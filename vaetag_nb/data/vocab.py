@@ -47,7 +47,8 @@ def count_dump(src, order='rank',
     "The tags of a dump with the numbers of posts that have them; how many labels were rewritten or added is said."
     if isinstance(aliases, (str, os.PathLike)): aliases = read_aliases(aliases)
     if isinstance(implications, (str, os.PathLike)): implications = read_implications(implications)
-    aliases, implications = aliases or {}, implications or {}
+    known = None if tags is None else Vocab.read(tags, order='file')
+    aliases, implications = {a: t for a, t in (aliases or {}).items() if known is None or a not in known}, implications or {}   # as in a table: a name of the list is no alias
     dump = Dump(src, None if ids is None else parse_ids(ids))
     counts, rewritten, added = np.zeros(0, np.int64), 0, 0
     for t in (*aliases.values(), *(c for follow in implications.values() for c in follow)): dump.tags.of(t)
@@ -65,8 +66,7 @@ def count_dump(src, order='rank',
     category = dict(zip(dump.tags.names, dump.tags.category))
     for a, t in aliases.items(): category[t] = category.get(t) or category.get(a, 0)
     found = {t: n for t, n in zip(dump.tags.names, counts.tolist()) if n}
-    if tags is None: return Vocab.from_counts(found, category, order)
-    known = Vocab.read(tags, order='file')
+    if known is None: return Vocab.from_counts(found, category, order)
     return Vocab.from_counts({t: found[t] for t in known.names if t in found}, dict(zip(known.names, known.categories)), order)
 
 # %% ../../nbs/01_data/45_vocab.ipynb #1bd11d47
