@@ -23,7 +23,8 @@ def is_remote(src)->bool:
 def reaching(src, doing='read'):
     "Turn what goes wrong with an address inside the block into a `VaetagError` that names it."
     try: yield
-    except (OSError, ValueError, ImportError) as e:
+    except VaetagError: raise
+    except Exception as e: # the clients behind the addresses have exceptions of their own
         status = getattr(getattr(e, 'response', None), 'status_code', None)
         if status in (401, 403) or isinstance(e, PermissionError) or type(e).__name__.startswith('Gated'):
             raise VaetagError(f'{src}: access is refused: a gated set wants its terms accepted on its page and a token in the '
