@@ -82,6 +82,7 @@ def main():
           + (' MISSED' if o['peak'] > 1 else '') + ')')
     b.add('time', p['cpu']/o['cpu'], ours=o['cpu'], peer=p['cpu'], peer_name='pandas', unit='run', clock='cpu', target=None)
     b.add('memory', p['peak']/o['peak'], ours=o['peak'], peer=p['peak'], peer_name='pandas', unit='GiB', target=None)
+    b.add('the promised GiB by the peak', 1/o['peak'], ours=o['peak'], unit='GiB', target=1)
     b.done()
 
 if __name__ == '__main__':

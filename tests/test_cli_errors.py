@@ -214,6 +214,13 @@ def test_long_work_asks_first_whether_its_results_can_be_written(home, monkeypat
     fails(command, 1, command.split()[-1], 'cannot write')
     assert (home/'a.txt').read_text() == 'kept'
 
+@pytest.mark.parametrize('command, exits, says', [(f'eval tagger --model model --data {IN} --save-predictions scenes', 1, 'holds no predictions.json'), ('tag scenes/images --model model --save-predictions scenes', 1, 'holds no predictions.json'),
+                                                  (f'eval tagger --model model --data {IN} --suspects scenes', 2, 'scenes: is a folder; name a file')])
+def test_long_work_asks_first_what_it_would_replace(home, monkeypatch, command, exits, says):
+    def work(*a, **k): raise AssertionError('no picture needs to be read')
+    monkeypatch.setattr(Image, 'open', work)
+    fails(command, exits, says)
+
 @pytest.mark.parametrize('number,status', [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=['Ctrl-C', 'SIGTERM'])
 def test_a_stopped_command_says_so_and_leaves_nothing_to_search_through(monkeypatch, capsys, number, status):
     before = signal.getsignal(signal.SIGTERM)

@@ -4,7 +4,7 @@ import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from sklearn.metrics import average_precision_score, f1_score
 from toy_tagger import toy_tagger
-from vaetag_nb.compare import compare, paired
+from vaetag_nb.compare import compare, compare_files, paired
 from vaetag_nb.contenders import Contender, contenders, normalized
 from vaetag_nb.core.errors import UsageError, VaetagError
 from vaetag_nb.core.io import read_json, write_json
@@ -111,6 +111,9 @@ def test_faults_say_what_is_wrong(tmp_path):
     with pytest.raises(VaetagError, match="x: 'a b' and 'a_b' become one tag"): normalized(Vocab(['a b', 'a_b']), 'x')
     with pytest.raises(UsageError, match='a number from 0 to 1'): beside(one('a'), one('b'), thresholds='1.5')
     with pytest.raises(UsageError, match='bootstrap: -3 draws; give 0 or more'): beside(one('a'), one('b'), draws=-3)
+    with pytest.raises(VaetagError, match='^b: score 1.5 of d, tag x: .*were logits passed'): beside(one('a'), one('b', np.where(S > .8, 1.5, S)))
+    for n in 'rs': write_json(tmp_path/f'{n}.json', dict(metrics=dict(f1=.5)))
+    with pytest.raises(UsageError, match='r.json: the same file twice'): compare_files([tmp_path/f'{n}.json' for n in 'rsr'])
     save_scores(tmp_path/'s', one('a').source)
     with pytest.raises(UsageError, match='the same contender twice'): contenders([tmp_path/'s', tmp_path/'s'])
     (tmp_path/'s/index.parquet').unlink()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['THRESHOLDS', 'METRICS', 'check_thresholds', 'thresholds_for', 'drawn_metrics', 'paired', 'Comparison', 'measured',
-           'compare', 'draw_comparison', 'write_comparison', 'compare_files']
+           'settings_of', 'compare', 'draw_comparison', 'write_comparison', 'compare_files']
 
 # %% ../nbs/08g_compare.ipynb #1dc4d39f
 from dataclasses import dataclass, field
@@ -104,7 +104,8 @@ def measured(models, table, how, limit, min_positives, closed, normalize, batch_
     reports, source = {}, {}
     for n, s in scores.items():
         x = np.asarray(s.scores[rows[n]][:, cols[n]], np.float32)
-        m = MultiLabelMeter(vocab, .5, 'exact', limit=limit + 1).update(x, truth, ids=part.ids)
+        try: m = MultiLabelMeter(vocab, .5, 'exact', limit=limit + 1).update(x, truth, ids=part.ids)
+        except VaetagError as e: raise VaetagError(f'{n}: {e}') from e
         t, source[n] = thresholds_for(how, m.scores, None if s.thresholds is None else s.thresholds[cols[n]], n)
         m = MultiLabelMeter(vocab, t.astype(float), 'exact', limit=limit + 1).update(x, truth, ids=part.ids)
         reports[n] = m.compute()
@@ -126,6 +127,10 @@ def _per_tag(vocab, reports):
         for k in ('ap', 'f1'): df[f'{k}_{first}_minus_{n}'] = (reports[first].per_tag[k] - reports[n].per_tag[k]).round(6)
     return df
 
+def settings_of(thresholds, draws, seed, min_positives, normalize, closed, keep_unlabelled)->dict: # arguments of `compare`
+    "All that changes a figure of a comparison, as it stands in its file."
+    return dict(thresholds=check_thresholds(thresholds), bootstrap=draws, seed=seed, min_positives=min_positives, normalize=normalize, closed=closed, keep_unlabelled=keep_unlabelled)
+
 def compare(models:dict,        # {name: `Contender`}
             table,              # `TagTable`: the truth
             thresholds='own',   # own, pr, best or a number
@@ -135,11 +140,14 @@ def compare(models:dict,        # {name: `Contender`}
             normalize=False,    # whether blanks in tags are underscores
             closed=True,        # whether the table's tags are all that were looked for in it; else tags it lacks are absent
             keep_unlabelled=False, # whether a record without labels counts as one that has none of the tags
-            batch_size=8, max_bad=.05, limit:int=1 << 32)->Comparison:
+            batch_size=8, max_bad=.05, limit:int=1 << 32,
+            inputs=None,        # what was given, for `compare.json`
+            )->Comparison:
     "Measure taggers on what they share."
     if len(models) < 2: raise UsageError('compare: give at least two models')
     check_numbers(draws, batch_size)
-    how, table = check_thresholds(thresholds), table if keep_unlabelled else table.where(labelled=True)
+    settings = settings_of(thresholds, draws, seed, min_positives, normalize, closed, keep_unlabelled)
+    how, table = settings['thresholds'], table if keep_unlabelled else table.where(labelled=True)
     if not len(table): raise VaetagError('truth: no picture with labels')
     vocab, part, reports, source, found, truncated = measured(models, table, how, limit, min_positives, closed, normalize, batch_size, max_bad)
     support = next(iter(reports.values())).per_tag.support.to_numpy()
@@ -158,7 +166,7 @@ def compare(models:dict,        # {name: `Contender`}
     result = dict(format='vaetag-compare/1', models={n: one(n) for n in models}, pairs=[pair(a, b) for a, b in combinations(models, 2)],
                   counts=dict(images=len(part), groups=units, images_of_truth=len(table), tags=len(vocab), tags_of_truth=len(table.vocab), tags_with_positives=int((support > 0).sum()),
                               tags_common=int(common.sum()), trained_on=int((~found.clean).sum()), unreadable=len(failed)),
-                  settings=dict(thresholds=how, bootstrap=draws, seed=seed, min_positives=min_positives, normalize=normalize, closed=closed), notes=notes)
+                  settings=settings, inputs=inputs or {}, notes=notes)
     return Comparison(result, _per_tag(vocab, reports))
 
 # %% ../nbs/08g_compare.ipynb #2f30fe06
@@ -207,6 +215,7 @@ def _result_file(path):
 def compare_files(paths, force=False)->tuple: # table, {setting: values} that differ
     "Results that lie as JSON files, beside each other."
     got = {str(p): _result_file(p) for p in paths}
+    if len(got) < len(paths): raise UsageError(f'{next(str(p) for i, p in enumerate(paths) if str(p) in [*map(str, paths[:i])])}: the same file twice; compare it with another')
     (first, (_, base)), *others = got.items()
     odd = {k: {first: a, n: b} for n, (_, s) in others for k, (a, b) in differences(base, s).items()}
     if odd and not force:

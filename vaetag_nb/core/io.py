@@ -47,14 +47,18 @@ def atomic_file(path,        # the name the file shall have
         finally: tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/00_core/40_io.ipynb #e9aae4a0
+def _replaceable(path, ours=None):
+    "Refuse what a new folder would replace and lose"
+    if path.exists() and not path.is_dir(): raise VaetagError(f'{path}: is a file, which would be lost; name a folder')
+    if ours and path.is_dir() and any(path.iterdir()) and not (path/ours).exists():
+        raise VaetagError(f'{path}: is there, and holds no {ours}: it would be lost; name another folder')
+
 @contextmanager
 def atomic_dir(path,
                ours:str|None=None): # a file that tells one of our folders: another one that holds anything is not replaced
     "A temporary folder to fill that becomes the folder `path`, replacing an old one, when the block ends well."
     path = Path(path)
-    if path.exists() and not path.is_dir(): raise VaetagError(f'{path}: is a file, which would be lost; name a folder')
-    if ours and path.is_dir() and any(path.iterdir()) and not (path/ours).exists():
-        raise VaetagError(f'{path}: is there, and holds no {ours}: it would be lost; name another folder')
+    _replaceable(path, ours)
     tmp, old = _beside(path), _beside(path, 'old')
     with naming(path, 'write'):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,10 +75,13 @@ def atomic_dir(path,
             for d in (tmp, old): shutil.rmtree(d, ignore_errors=True)
 
 # %% ../../nbs/00_core/40_io.ipynb #4f5f4fb7
-def check_folder(path):
+def check_folder(path,
+                 ours:str|None=None): # as for `atomic_dir`, if it is this that will write the folder
     "Refuse a folder that results could not be written to; makes nothing."
+    if ours: _replaceable(Path(path), ours)
     with naming(path, 'write'):
         p = Path(path).absolute()
+        if ours: p = p.parent      # the new folder is made beside the old one
         with tempfile.TemporaryFile(dir=next(q for q in (p, *p.parents) if q.exists())): pass
 
 # %% ../../nbs/00_core/40_io.ipynb #ab638af1

@@ -46,11 +46,14 @@ def read_result(path)->EvalResult:
     if not isinstance(d, dict) or d.get('format') != FORMAT: raise VaetagError(f'{path}: not an evaluation result of the format {FORMAT}')
     return EvalResult(**{k: d[k] for k in EvalResult.__dataclass_fields__ if k in d})
 
-def claim(path, planned:EvalResult, overwrite=False):
+def claim(path,
+          planned,         # `EvalResult`, or the part of a result of another form that says of what it is one
+          overwrite=False):
     "An error if `path` holds a result of other settings or inputs than those planned."
     if overwrite or not Path(path).exists(): return
-    old, of = read_result(path), lambda r: dict(kind=r.kind, settings=r.settings, inputs=r.inputs)
-    k = next(iter(differences(of(old), of(planned))), None)
+    if isinstance(planned, EvalResult): old, planned = (dict(kind=r.kind, settings=r.settings, inputs=r.inputs) for r in (read_result(path), planned))
+    else: d = read_json(path); old = {k: d.get(k) if isinstance(d, dict) else None for k in planned}
+    k = next(iter(differences(old, planned)), None)
     if k: raise VaetagError(f'{Path(path).parent}: holds the result of another run (its {k} differs); choose another folder, or --overwrite')
 
 def write_result(path, r:EvalResult): write_json(path, r.to_dict())

@@ -31,10 +31,11 @@ class EvalCompare(FromData):
     keep_unlabelled: bool = False   # records without labels count as having none of the tags; else they are left out
     device: str|None = None         # cpu, cuda; none: the best there is
     out: Path|None = None           # folder for compare.json, compare.csv, compare.md and compare.png
+    overwrite: bool = False         # replace the result of another comparison in --out
     force: bool = False             # show result files beside each other though their settings differ
     seed: int = 0                   # of the draws
     def __call__(self):
-        from vaetag_nb.compare import check_thresholds, compare, compare_files, write_comparison
+        from vaetag_nb.compare import compare, compare_files, settings_of, write_comparison
         if len(self.models) < 2: raise UsageError('eval compare: give at least two models, or two result files')
         if self.truth is None:
             if any(p.suffix != '.json' for p in self.models): raise UsageError('--truth: give the labelled pictures; without it only result files (JSON) are compared')
@@ -43,13 +44,16 @@ class EvalCompare(FromData):
         from vaetag_nb.contenders import contenders
         from vaetag_nb.core.io import check_folder
         from vaetag_nb.eval.resample import check_numbers
+        from vaetag_nb.eval.result import claim
         from vaetag_nb.evaluate import one_side
-        check_thresholds(self.thresholds)
+        closed, text = self.tags is not None or Path(self.truth).suffix == '.parquet', lambda p: None if p is None else str(p)
+        settings = settings_of(self.thresholds, self.bootstrap, self.seed, self.min_positives, self.normalize, closed, self.keep_unlabelled)
+        inputs = dict(models=[*map(str, self.models)]) | {k: text(getattr(self, k)) for k in ('truth', 'tags', 'split', 'side', 'split_a', 'split_b')}
         check_numbers(self.bootstrap, self.batch_size)
-        if self.out is not None: check_folder(self.out)
+        if self.out is not None: check_folder(self.out); claim(self.out/'compare.json', dict(inputs=inputs, settings=settings), self.overwrite)
         table, _ = one_side(self.read(self.truth), self.models[0], self.split, self.side)
         found = contenders(self.models, [self.split_a, self.split_b][:len(self.models)], device=self.device)
         c = compare(found, table, self.thresholds, self.bootstrap, self.seed, self.min_positives, self.normalize,
-                    self.tags is not None or Path(self.truth).suffix == '.parquet', self.keep_unlabelled, self.batch_size, self.max_bad)
+                    closed, self.keep_unlabelled, self.batch_size, self.max_bad, inputs=inputs)
         files = [] if self.out is None else write_comparison(c, self.out)
         return Outcome(c.result, '\n'.join([repr(c), *map(str, files)]))
