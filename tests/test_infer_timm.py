@@ -184,6 +184,8 @@ def test_nothing_is_fitted_to_pictures_without_tags(toy, tmp_path):
         status, out, err = shell('eval', 'tagger', '--model', str(toy[0]/'run'), '--data', str(d), '--fit-thresholds', '--keep-unlabelled', '--out', str(tmp_path/'o'), *map(str, more))
         assert status == 1 and says in err.splitlines()[-1], err
     assert before == {p.name: p.read_bytes() for p in (toy[0]/'run/best').iterdir()} and not (tmp_path/'o').exists()
+    status, out, err = shell('eval', 'tagger', '--model', str(toy[0]/'run'), '--data', str(d), '--keep-unlabelled', '--device', 'abacus')
+    assert status == 2 and "device 'abacus' is not there" in err
 
 # published folders
 

@@ -46,7 +46,7 @@ def test_from_a_folder_to_a_model(home, tmp_path):
     for f in ('evaluation_results.csv', 'evaluation_results_overall.json', 'categories.csv', 'reliability.csv'): assert (run/'eval/val'/f).is_file() and (run/'eval/test'/f).is_file()
     for f in ('config.yaml', 'console.log', 'log.jsonl', 'selected_tags.csv'): assert (run/f).is_file()
     step, epoch = steps(run)[0], [x for x in read_jsonl(run/'log.jsonl') if x['kind'] == 'epoch'][0]
-    assert {'step', 'epoch', 'loss', 'lr', 'grad_norm', 'img_s', 'mem_mb'} <= set(step) and {'val/loss', 'val/map_macro', 'val/f1_macro', 'val/f1_micro', 'best'} <= set(epoch)
+    assert {'step', 'epoch', 'loss', 'lr', 'grad_norm', 'img_s', 'mem_mb', 'loss_scale'} <= set(step) and {'val/loss', 'val/map_macro', 'val/f1_macro', 'val/f1_micro', 'best'} <= set(epoch)
     m = load_timm(run/'best')
     assert m.meta['split_fingerprint'] == sides.fingerprint and m.meta['metrics']['test'] == figures['test']['timm'] and m.meta['train']['images'] == 14
     assert len(m.vocab) == m.net.num_classes and set(m.thresholds['per_class_thresholds']) == set(m.vocab.names) and m.square.size == (32, 32)

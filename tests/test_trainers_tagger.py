@@ -60,7 +60,7 @@ def test_soft_labels_an_absent_tag_and_mixed_shapes_finish_in_every_mode(home, t
 def test_each_mode_logs_its_own_terms(home, tmp_path, loss, names, batch):
     train_decoder(config(home, tmp_path/'run', loss=loss, epochs=1, batch_size=batch))
     steps = [x for x in read_jsonl(tmp_path/'run'/'log.jsonl') if x['kind'] == 'step']
-    own = {'kind', 'step', 'epoch', 'loss', 'grad_norm', 'lr', 'img_s', 'mem_mb'}
+    own = {'kind', 'step', 'epoch', 'loss', 'grad_norm', 'lr', 'img_s', 'mem_mb', 'loss_scale'}
     for x in steps: assert {k for k in x if not k.startswith('weight/')} - own == names
     if 'triplet' in names:
         assert sum(x['triplet_valid'] for x in steps) > 0

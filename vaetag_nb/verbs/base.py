@@ -147,7 +147,8 @@ def run(args:list)->int: # exit status
     except VaetagError as e: return _fail(e, as_json)
 
 def _print(out, as_json):
-    print(to_json(out.figures) if as_json else out.text)
+    "The first of the processes that torchrun has started speaks for all"
+    if os.environ.get('RANK', '0') == '0': print(to_json(out.figures) if as_json else out.text)
     return out.status
 
 def _fail(e, as_json):

@@ -109,9 +109,6 @@ def _check(o):
     if whole and o.images is None: raise UsageError(f'{whole}: needs IMAGES')
     if o.emit and o.out is None: raise UsageError('--emit: needs --out, the folder for embeddings.npz')
     if o.format == 'txt' and o.out is None and is_remote(o.images or ''): raise UsageError(f'--format txt: {o.images} is not on this machine: say with --out where the captions go')
-    if o.save_predictions:
-        from vaetag_nb.eval.scores import check_scores
-        check_scores(o.save_predictions)
 
 def _tag(o):
     from vaetag_nb.outputs import classic_threshold
@@ -200,6 +197,7 @@ class EvalTagger(FromData):
     suspects_max: int = 1000        # of these at most
     save_predictions: Path|None = None # folder for the scores of all tags, for eval compare
     seed: int = 0                   # of the draws
+    device: str|None = None         # cpu, cuda; none: the best there is
     def __call__(self):
         from vaetag_nb.evaluate import evaluate_tagger, one_side
         t, side = one_side(self.read(self.data), self.model, self.split, self.side)
@@ -207,7 +205,7 @@ class EvalTagger(FromData):
                               mode=self.mode, draws=self.bootstrap, seed=self.seed, batch_size=self.batch_size, name=side or Path(self.data).name, out=self.out,
                               keep_unlabelled=self.keep_unlabelled, strict=self.strict, max_bad=self.max_bad,
                               closed=self.tags is not None or Path(self.data).suffix == '.parquet', rule=self.rule,
-                              suspects=self.suspects, most=self.suspects_max, save=self.save_predictions)
+                              suspects=self.suspects, most=self.suspects_max, save=self.save_predictions, device=self.device)
         rows = rep.per_tag.sort_values('support', ascending=False, kind='stable')[['class_name', 'support', 'precision', 'recall', 'f1', 'ap', 'threshold']]
         return Outcome(rep.summary, f'{rows.head(20).round(3).to_string(index=False)}\n\n{rep}')
 
