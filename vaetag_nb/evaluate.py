@@ -18,7 +18,7 @@ from .data.split import SIDES, Split, apply
 from .data.tags import Vocab
 from .eval.curves import ExactScores, unpack
 from .eval.resample import check_numbers
-from .eval.scores import Scores, save_scores
+from .eval.scores import Scores, check_scores, save_scores
 from .eval.suspects import Suspects
 from .eval.tagging import MultiLabelMeter, Report, bootstrap
 from .eval.thresholds import Thresholds, fit_thresholds
@@ -165,7 +165,9 @@ def evaluate_tagger(model,               # model folder
     if fit and thresholds != 'auto': raise UsageError('--fit-thresholds finds them; leave out --thresholds')
     if thresholds != 'auto' and rule != 'auto': raise UsageError(f"--rule {rule} picks among the model's thresholds; leave out --thresholds")
     if rule == 'mcut': raise UsageError('--rule mcut finds a threshold for each picture, metrics need one for each tag; give auto, tag, category or global')
-    for folder in filter(None, (out, save, suspects and Path(suspects).parent)): check_folder(folder)
+    if suspects and Path(suspects).is_dir(): raise UsageError(f'--suspects {suspects}: is a folder; name a file')
+    for folder in filter(None, (out, suspects and Path(suspects).parent)): check_folder(folder)
+    if save: check_scores(save)
     own = tagger.thresholds(None, rule)
     doubt, kept = suspects and Suspects(tagger.vocab.names, own, min_positives, most), []
     watch = [*([doubtful(doubt)] if doubt else []), *([lambda t, rows, s, known: kept.append((t, rows, s))] if save else [])]

@@ -199,7 +199,7 @@ class Draw:
 
 def _check(method, val, test, no_val):
     if method.partition(':')[0] not in METHODS: raise UsageError(f'split: {method!r} is no method.{nearest(method, METHODS)}')
-    if method.startswith('newest') and not re.fullmatch('newest:[^:]+(:[a-z]+)?', method): newest_method(None)
+    if method.startswith('newest'): newest_method(*method.split(':', 2)[1:] or [None])
     if not (0 <= val and 0 <= test and val+test < 1):
         raise UsageError(f'split: val {val:g} and test {test:g}: both must be 0 or more, and leave something to train on')
     if val == 0 and not no_val and method != 'column':
@@ -209,6 +209,13 @@ def _check_sizes(found, ratios, n, what='records'):
     if any(r > 0 and not k for r, k in zip(ratios, found)):
         sizes = ', '.join(f'{s} {k}' for s, k in zip(SIDES, found))
         raise VaetagError(f'split: {n} {what} give {sizes}; a side of {what} needs a share of at least {np.ceil(1e4/max(n, 1))/1e4:g}')
+
+def _check_val(draw, side):
+    "A side that nobody is placed on by its key alone is an error, for it chooses the checkpoint and the thresholds"
+    if (side == 1).any(): return
+    n, left = np.bincount(side, minlength=3), draw.keys[draw.keys >= draw.ratios[2]]
+    how = 'none has an id from 950 to 999 (modulo 1000)' if draw.method == 'modulo' else f'the least val that gives one is {np.floor(1e4*(left.min()-draw.ratios[2])+1)/1e4:g}' if len(left) else 'test takes all'
+    raise VaetagError(f'split: {draw.method} gives train {n[0]}, val 0, test {n[2]}: {how}; choose another method or share, or say --no-val')
 
 def _settle(group, fixed, ids):
     "A record's given side becomes its group's; two different ones in a group are an error"
@@ -266,6 +273,7 @@ def make(table,                   # records: `ids`, `labels`, and what the keys 
     if method == 'column' and (fixed >= 0).all(): side = fixed
     else: side = np.where(fixed >= 0, fixed, METHODS[method.partition(':')[0]](draw))
     if drawn: _check_sizes(np.bincount(side, minlength=3), ratios, group.max()+1, 'groups')
+    if method in ('hash', 'modulo') and not no_val: _check_val(draw, side)
     if method.startswith('newest'): test = 0.; _check_newest(side, ratios, ids, method)
     report = _report(draw, side)
     return Split(ids, np.array(SIDES)[side], group, method, int(seed), float(val), float(test), group_by, report)
@@ -311,7 +319,7 @@ def ensure(path,              # the split file
     settings = {k: v for k, v in settings.items() if v is not None}
     if settings.get('method') == 'newest': settings['method'] = newest_method(settings.pop('test_ids', None), settings.pop('rest', 'stratified'))
     elif 'test_ids' in settings: raise UsageError('split: test_ids choose the test side of the method newest only')
-    settings.pop('rest', None)
+    elif 'rest' in settings: raise UsageError(f'split: rest {settings["rest"]!r} is how the method newest draws train and val; with another method leave it out')
     if not os.path.exists(path):
         split = make(table, **settings)
         split.write(path)

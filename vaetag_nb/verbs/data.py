@@ -59,7 +59,7 @@ class DataSplit(FromData):
     val: float|None = None                    # share of the validation side; none: 0.1
     test: float|None = None                   # share of the test side; none: 0.1
     test_ids: str|None = None                 # numbers of the test side of newest, such as 8600000-
-    rest: Literal['stratified', 'random', 'hash'] = 'stratified' # how newest draws the other sides
+    rest: Literal['stratified', 'random', 'hash']|None = None # how newest draws the other sides; none: stratified
     no_val: Annotated[bool, FlagCreatePairsOff] = False # with --val 0: no validation side is what is wanted
     group_by: tuple[str, ...]|None = None     # what keeps records together: sha256 (content), phash, phash:BITS (looks), parent, group, column:NAME; none: content, looks where they are stored, and the table's groups
     seed: int|None = None                     # of the draw; none: 0

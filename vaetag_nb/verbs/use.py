@@ -109,6 +109,9 @@ def _check(o):
     if whole and o.images is None: raise UsageError(f'{whole}: needs IMAGES')
     if o.emit and o.out is None: raise UsageError('--emit: needs --out, the folder for embeddings.npz')
     if o.format == 'txt' and o.out is None and is_remote(o.images or ''): raise UsageError(f'--format txt: {o.images} is not on this machine: say with --out where the captions go')
+    if o.save_predictions:
+        from vaetag_nb.eval.scores import check_scores
+        check_scores(o.save_predictions)
 
 def _tag(o):
     from vaetag_nb.outputs import classic_threshold
