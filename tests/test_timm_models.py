@@ -96,7 +96,7 @@ def test_another_size(name, a, b):
     assert all(torch.equal(net.state_dict()[k], old.state_dict()[k]) for k in same if not k.endswith(('relative_position_index', 'relative_coords_table', 'attn_mask')))  # computed, not learned
     tables = {k for k in fresh if k not in same}
     assert tables or name.startswith('swinv2')                          # swinv2 computes its biases from coordinates
-    assert not any(torch.equal(net.state_dict()[k], v[k]) for k in tables if 'pos_embed' in k for v in (fresh, old.state_dict()))
+    assert not any(torch.equal(net.state_dict()[k], v[k]) for k in tables if k.endswith(('pos_embed', 'relative_position_bias_table')) for v in (fresh, old.state_dict()))
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name,size,words', [('efficientformer_l1', 256, 'it takes 224 only'), ('levit_128s', 230, 'it takes multiples of 16'), ('crossvit_tiny_240', 224, 'it takes 240'),

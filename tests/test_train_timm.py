@@ -1,6 +1,6 @@
 "A pixel tagger is trained from a folder, stopped, gone on with, made longer and given other tags; wrong ways to do so are one line"
 import dataclasses as dc, os, shutil, signal
-import numpy as np, pytest, scipy.sparse as sp, torch
+import numpy as np, pytest, scipy.sparse as sp, timm, torch
 from engine_toys import processes
 from forked import ended, forked
 from vaetag_nb.core.config import load
@@ -10,7 +10,7 @@ from vaetag_nb.data.split import Split
 from vaetag_nb.data.tags import Vocab
 from vaetag_nb.models.timm_folder import load_timm
 from vaetag_nb.trainers import timm as tt
-from vaetag_nb.trainers.timm import train_timm
+from vaetag_nb.trainers.timm import TimmTaggerTask, train_timm
 from vaetag_nb.trainers.timm_settings import TimmConfig
 from vaetag_nb.trainers.timm_task import TimmTask
 import vaetag_nb.cli  # noqa: F401 (registers all verbs)
@@ -22,7 +22,7 @@ TINY = dict(device='cpu', batch_size=6, log_every=1, workers=0, preprocess=dict(
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
-    "The sidecar sample in a folder of its own, its pictures two at a time so that a few batches are an epoch"
+    "The sidecar sample in a folder of its own: with six pictures at a time a few batches are an epoch"
     d = tmp_path_factory.mktemp('timm')
     shutil.copytree(f'{HERE}/sidecars', d/'in')
     return d
@@ -33,6 +33,10 @@ def quiet(monkeypatch): monkeypatch.setenv('VAETAG_QUIET', '1'); torch.set_num_t
 def config(home, out, name='run', **more): return load(TimmConfig, TINY, dict(data=dict(images=str(home/'in')), out=str(out), name=name, epochs=2), more)
 def steps(run): return [x for x in read_jsonl(run/'log.jsonl') if x['kind'] == 'step']
 def losses(run): return [x['loss'] for x in steps(run)]
+def same(*runs):
+    "The last checkpoints of two runs hold the same weights but for rounding"
+    x, y = (load_tensors(sorted((r.out/'checkpoints').iterdir())[-1]/'net.safetensors')[0] for r in runs)
+    for k in x: torch.testing.assert_close(x[k], y[k], atol=1e-6, rtol=0)
 def weights(run): return hash_tensors(load_tensors(sorted((run/'checkpoints').iterdir())[-1]/'net.safetensors')[0])
 
 FLAGS = '--device cpu --batch-size 6 --workers 0 --preprocess.size 32 --model.name test_convnext --model.pretrained False --split.val .2 --split.test .2 --epochs 1 --log-every 1'.split()
@@ -50,6 +54,8 @@ def test_from_a_folder_to_a_model(home, tmp_path):
     m = load_timm(run/'best')
     assert m.meta['split_fingerprint'] == sides.fingerprint and m.meta['metrics']['test'] == figures['test']['timm'] and m.meta['train']['images'] == 14
     assert len(m.vocab) == m.net.num_classes and set(m.thresholds['per_class_thresholds']) == set(m.vocab.names) and m.square.size == (32, 32)
+    said = (run/'console.log').read_text()          # what was said before there was a log, and the groups of the optimiser, once
+    assert f"{home/'in'}: Vocab({len(m.vocab)} tags" in said and said.count('decay  tensors  parameters') == 1, said
     again = shell('train', 'timm', str(run/'config.yaml'), '--name', 'b')       # the file alone repeats the run
     assert again[0] == 0, again[2]
     assert losses(tmp_path/'b') == losses(run) and load_timm(tmp_path/'b/best').fingerprint == m.fingerprint
@@ -90,8 +96,13 @@ def test_small_batches_add_up_to_a_large_one(home, tmp_path):
     a = train_timm(config(home, tmp_path, 'a', **still))
     b = train_timm(config(home, tmp_path, 'b', **{**still, 'batch_size': 3, 'accumulate': 2}))
     assert losses(b.out) == pytest.approx(losses(a.out), rel=1e-6) and len(losses(a.out)) == 3
-    x, y = (load_tensors(sorted((r.out/'checkpoints').iterdir())[-1]/'net.safetensors')[0] for r in (a, b))
-    for k in x: torch.testing.assert_close(x[k], y[k], atol=1e-6, rtol=0)
+    same(a, b)
+    shutil.copytree(home/'in', tmp_path/'in')
+    for name in map(os.path.basename, TimmTaggerTask(config(home, tmp_path, **still)).sides.tables['train'].paths[:2]): (tmp_path/'in'/name).write_bytes(b'torn')
+    torn = {**still, 'data': dict(images=str(tmp_path/'in'), max_bad=.2), 'split': dict(file=str(a.out/'split.parquet'))}   # and so does what could be read of a group
+    c, d = train_timm(config(home, tmp_path, 'c', **torn)), train_timm(config(home, tmp_path, 'd', **{**torn, 'batch_size': 3, 'accumulate': 2}))
+    assert losses(d.out) == pytest.approx(losses(c.out), rel=1e-6) and losses(c.out) != losses(a.out)
+    same(c, d)
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(home, tmp_path):
@@ -151,6 +162,35 @@ def test_new_tags_leave_the_old_ones_alone(home, tmp_path, first):
     assert run.metrics['val']['timm']['n_classes_with_positives'] == 1 and 0 < run.metrics['val']['timm']['f1_micro'] <= 1
     again = train_timm(resume=run.out, cfg=dc.replace(tt.run_settings(run.out), epochs=3))   # the rows are held after a resume, too
     assert torch.equal(scores(again.best, home)[1][:, :len(old)], a[:, :len(old)])
+
+def test_a_checkpoint_of_the_original_is_finetuned(home, tmp_path):
+    "Read directly: network, size and preparation are its own; with only a new tag annotated, its threshold goes on to decide"
+    old = timm.create_model('test_convnext', num_classes=3)
+    c = dict(MODEL_NAME='test_convnext', IMAGE_SIZE=32, NORM_MEAN=[.5]*3, NORM_STD=[.25]*3, INFERENCE_THRESHOLD=.45)
+    torch.save(dict(model_state_dict={f'module.{k}': v for k, v in old.state_dict().items()}, tags_list=['circle', 'square', 'old'], config_dict=c, epoch=3), tmp_path/'x_best.pth.tar')
+    args = ('train', 'timm', '--data.images', str(home/'in'), '--out', str(tmp_path), '--finetune', str(tmp_path/'x_best.pth.tar'), '--device', 'cpu', '--batch-size', '6', '--workers', '0', '--split.val', '.2',
+            '--split.test', '.2', '--epochs', '1', '--freeze', 'backbone', '--eval.min-positives', '1')
+    Vocab(['circle', 'square', 'red']).write(tmp_path/'tags.csv')
+    status, _, err = shell(*args, '--vocab.csv', str(tmp_path/'tags.csv'), '--loss.tags', 'new')
+    assert status == 0, err
+    m = load_timm(tmp_path/'run/best')
+    assert (m.square.mode, m.square.interpolation, m.square.size, m.square.std) == ('squash', 'bilinear', (32, 32), (.25,)*3) and m.meta['architecture']['name'] == 'test_convnext'
+    assert read_json(tmp_path/'run/head_transfer.json')['counts'] == dict(copied=2, renamed=0, new=1, removed=1)
+    assert m.cut()[:2].tolist() == [np.float32(.45)]*2 and m.thresholds['per_class_thresholds']['circle']['source'] == 'kept'
+    assert torch.equal(m.net.head.fc.weight[:2], old.head.fc.weight[:2])
+    code, _, err = shell('train', 'timm', '--resume', str(tmp_path/'run'), '--epochs', '2', '--loss.tags', 'all', '--override')     # no tag is held any more
+    assert code == 0 and {x['source'] for x in load_timm(tmp_path/'run/best').thresholds['per_class_thresholds'].values()}.isdisjoint({'kept'}), err
+
+def test_a_pickle_that_runs_code_is_not_finetuned(home, tmp_path):
+    torch.save(dict(model_state_dict={}, tags_list=['a'], config_dict=dict(MODEL_NAME=os.system)), tmp_path/'x.pth.tar')
+    fails(1, 'x.pth.tar: this pickle needs more than tensors', '--trust')('train', 'timm', '--data.images', str(home/'in'), '--out', str(tmp_path), '--finetune', str(tmp_path/'x.pth.tar'))
+
+def test_settings_of_a_network_on_the_command_line():
+    from vaetag_nb.verbs.base import parse
+    from vaetag_nb.verbs.train import _flags
+    Flags = _flags()[1]
+    said = lambda *a: parse(Flags, ['--model.kwargs', *a], 'train timm', Flags(), '').model.kwargs
+    assert said('depths', '1', '2', '3') == dict(depths=[1, 2, 3]) and said('a', '2', 'b', '.5') == dict(a=2, b=.5) and said('a', 'True', 'b', 'x') == dict(a=True, b='x')
 
 @pytest.mark.slow
 def test_the_head_first_then_all(home, tmp_path):
@@ -253,7 +293,6 @@ def test_validation_keeps_no_scores_beyond_its_limit(home, tmp_path):
     "200 batches through the same pictures: neither the meter nor the process grows, and gradients stay off"
     import psutil
     from vaetag_nb.eval.tagging import MultiLabelMeter
-    from vaetag_nb.trainers.timm import TimmTaggerTask
     from vaetag_nb.trainers.engine import Trainer
     task = TimmTaggerTask(config(home, tmp_path, batch_size=2))
     source = task.others['val']

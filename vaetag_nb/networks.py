@@ -15,7 +15,7 @@ from .core.errors import UsageError, VaetagError
 from .core.io import read_json
 from .data.images import to_float
 from .latents.codec import Codec
-from .models.folder import FILES
+from .models.folder import FILES, best_of
 from .models.foreign import OnnxNetwork, layout_of, load_foreign
 from .models.latent_tagger import TaggerModel, load_model
 from .models.original import is_original
@@ -29,7 +29,7 @@ def model_folder(src)->Path: # the folder itself, or `best/` of a run
     if not src.is_dir(): raise VaetagError(f'{src}: no such run or model folder')
     if is_original(src): raise VaetagError(f'{src}: a folder of VAE-Tagger; make a model folder of it first: vaetag migrate head {src} --out FOLDER')
     if (src/FILES[0]).exists() or layout_of(src): return src
-    if (src/'best'/FILES[0]).exists(): return src/'best'
+    if (best := best_of(src)) != src: return best
     if (src/'checkpoints').is_dir(): raise VaetagError(f'{src}: a run without best/{FILES[0]}: no tagger of it has been validated yet; let it train on')
     raise VaetagError(f"{src}: neither a run nor a model folder: looked for {', '.join(FILES)} and best/{FILES[0]}")
 
@@ -143,7 +143,7 @@ class PixelNetwork:
         "Where tags are seen, (B, n, h', w')."
         if isinstance(self.net, OnnxNetwork): raise VaetagError(f'{self.said}: an ONNX file has no gradients, so it shows no evidence')
         with torch.inference_mode(False), torch.enable_grad():
-            x = x.detach().to(self.device).clone().requires_grad_()
+            x = x.detach().clone().requires_grad_()
             y = self.net(x).sum(0)
             maps = torch.stack([(x*torch.autograd.grad(y[int(i)], x, retain_graph=True)[0]).sum(1) for i in rows], 1).detach()
         cell = -(-max(maps.shape[-2:])//CELLS)

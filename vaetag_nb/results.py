@@ -15,6 +15,7 @@ from PIL import Image
 from .core.errors import UsageError, VaetagError, nearest
 from .data.images import load_image
 from .data.tags import CATEGORIES, Vocab, category_id
+from .models.folder import cuts
 from .pictures import BAR_STYLE, data_uri, tag_bars, thumbnail, worth_showing
 
 # %% ../nbs/07b_results.ipynb #3b91306e
@@ -140,7 +141,7 @@ RULES = ('auto', 'tag', 'category', 'global', 'mcut')
 
 def unfitted(vocab)->np.ndarray: # (K,) float32
     "Thresholds where nothing was fitted: .75 for characters, .35 for the rest."
-    return np.where(np.asarray(vocab.categories) == 4, .75, .35).astype(np.float32)
+    return cuts(None, vocab)
 
 def overridden(base:np.ndarray,  # (K,) thresholds
                vocab,
@@ -167,10 +168,5 @@ def fitted_thresholds(vocab, fitted:dict|None, # content of `optimal_thresholds.
     if not fitted:
         if rule != 'auto': raise VaetagError(f'rule {rule}: this model has no fitted thresholds; fit them with `vaetag eval tagger --fit-thresholds`')
         return unfitted(vocab)
-    own, cats = fitted.get('per_class_thresholds', {}), np.asarray(vocab.categories)
-    out = np.full(len(vocab), fitted['global_threshold']) if 'global_threshold' in fitted else unfitted(vocab).astype(float)
-    if rule != 'global':
-        for c, v in (fitted.get('category') or {}).items(): out[cats == category_id(c)] = v
-    if rule in ('auto', 'tag'):
-        for n, x in own.items(): out[vocab.index[n]] = x['threshold']
-    return out.astype(np.float32)
+    out = dict(category=('per_class_thresholds',), **{'global': ('per_class_thresholds', 'category')}).get(rule, ())
+    return cuts({k: v for k, v in fitted.items() if k not in out}, vocab)

@@ -10,7 +10,7 @@ __all__ = ['widest', 'middle', 'best_f1_threshold', 'global_threshold', 'Thresho
 from dataclasses import dataclass, field, replace
 import numpy as np
 from fastcore.basics import patch
-from ..core.errors import UsageError, VaetagError, nearest
+from ..core.errors import UsageError, VaetagError, one_of
 from ..core.io import read_json, write_json
 from ..core.progress import say
 from .curves import EDGES, HALF, VALUES, BinScores, ExactScores, as_array, checked, histogram, in_order, unpack
@@ -124,15 +124,12 @@ def _macro(scores, tags):
     value, at = _macro_grid([(_grid_f1(*scores.of(c)), scores.count[c].any(1)) for c in tags], len(tags))
     return widest(EDGES[at], np.r_[EDGES[at[1:]+1], 0], value[at]), float(value[at].max())
 
-def _one_of(what, value, known):
-    if value not in known: raise UsageError(f'thresholds: {what} {value!r}.{nearest(value, known)}')
-
 def global_threshold(scores, targets=None, mask=None, # as for `best_f1_threshold`
                      objective:str='macro_f1', # or micro_f1
                      tags=None,                # indices; those with positives are used
                      )->tuple: # (threshold, value of the objective)
     "The one threshold at which the mean F1 (or the F1 of all cells) of the tags with positives is highest."
-    _one_of('objective', objective, ('macro_f1', 'micro_f1'))
+    one_of('thresholds: objective', objective, ('macro_f1', 'micro_f1'))
     scores = _collected(scores, targets, mask)
     tags = np.arange(scores.tags) if tags is None else np.asarray(tags)
     tags = tags[scores.positives(tags) > 0]
@@ -194,7 +191,7 @@ def fit_thresholds(scores, targets=None, mask=None,   # as for `best_f1_threshol
                    split:str|None=None,               # what the scores are of, kept in the file
                    )->Thresholds:
     "Fit a threshold to every tag that has enough positives, and one or more for the rest."
-    _one_of('fallback', fallback, ('global', 'category'))
+    one_of('thresholds: fallback', fallback, ('global', 'category'))
     names = getattr(scores, 'names', None) if names is None else names
     categories = getattr(scores, 'categories', None) if categories is None else categories
     n = len(scores) if not isinstance(scores, BinScores) else 0
@@ -202,8 +199,7 @@ def fit_thresholds(scores, targets=None, mask=None,   # as for `best_f1_threshol
     names = [str(i) for i in range(scores.tags)] if names is None else list(names)
     positives = scores.positives()
     rated = np.zeros(scores.tags, bool) if ratings or categories is None else np.asarray(categories) == 9
-    other = np.flatnonzero(~rated & (positives > 0))                   # where nothing but ratings occurs, they make the global one
-    t, f = global_threshold(scores, objective=objective, tags=other if len(other) else None)
+    t, f = global_threshold(scores, objective=objective, tags=np.flatnonzero(~rated))
     own = (positives >= max(1, min_positives)) & ~rated
     per_tag, f1, source = np.full(scores.tags, t), np.full(scores.tags, np.nan), np.full(scores.tags, 'global', object)
     for i, c in zip(np.flatnonzero(own), scores.curves(np.flatnonzero(own))):
@@ -304,7 +300,7 @@ def grid_thresholds(scores, targets=None, mask=None, # as for `best_f1_threshold
                     tie:str='mid', # which of equally good values: low, mid or high
                     )->tuple: # (threshold, F1) per tag; NaN for a tag without positives
     "The best value of `grid` per tag."
-    _one_of('tie', tie, ('low', 'mid', 'high'))
+    one_of('thresholds: tie', tie, ('low', 'mid', 'high'))
     grid = np.sort(np.asarray(grid, float)); g = grid.astype(np.float32)
     def best(tp, n, positives):
         if not positives: return np.nan, np.nan

@@ -99,7 +99,7 @@ class Trunk(TagHead):
         self.norm, self.checkpointing = nn.LayerNorm(d), False
 
     def set_grad_checkpointing(self, enable=True):
-        "Recompute the blocks in the backward pass instead of keeping what they made: less memory, a third more time."
+        "Recompute the blocks in the backward pass instead of keeping what they made: less memory, more time."
         self.checkpointing = enable
 
     def grid(self, z):

@@ -35,10 +35,8 @@ def create(name:str,                # of the timm model; a tag of its weights ma
     check_name(name)
     if num_tags < 1: raise VaetagError(f'model: {num_tags} tags; a tagger has at least one')
     asked = dict(drop_rate=drop_rate, drop_path_rate=drop_path_rate, img_size=hw(size)) | kw
-    try: net, kwargs, dropped = build(name, num_tags, asked)
-    except (TypeError, AssertionError, ValueError, RuntimeError) as e:
-        check_size(name, size, kw)
-        raise VaetagError(f"model.name: {name} cannot be built with {', '.join(f'{k} {v}' for k, v in asked.items() if v)}: {' '.join(str(e).split())[:200]}") from e
+    try: net, kwargs, dropped = build(name, num_tags, asked, 'model.name')
+    except VaetagError: check_size(name, size, kw); raise
     check_size(name, size, kw)
     for k in dropped:
         if asked[k] and k != 'img_size' and (name, k) not in _told: _told.add((name, k)); say(f'{name} knows no {k}: it is built without')

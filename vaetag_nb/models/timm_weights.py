@@ -17,9 +17,10 @@ from timm.models import get_pretrained_cfg
 from timm.models._hub import download_cached_file
 from torch import nn
 from ..core.errors import VaetagError
-from ..core.io import hash_file, read_json
+from ..core.io import hash_file
 from ..core.progress import say
-from .timm_head import read_weights
+from .folder import FILES, described
+from .timm_head import read_weights, timm_config_of
 from .timm_net import build, head_tensors, shapes
 
 # %% ../../nbs/05_models/57_timm_weights.ipynb #7ae15752
@@ -49,7 +50,8 @@ def missing_weights(cfg, why)->str:
         repo = cfg['hf_hub_id'].partition('@')[0]
         place = f"{files[0]} of {repo} into the hub's cache {constants.HF_HUB_CACHE} (environment variable HF_HOME moves it; `hf download {repo}` on a machine with a network fills it)"
     else: place = f"{Path(str(cfg['url'])).name} into {Path(torch.hub.get_dir())/'checkpoints'} (environment variable TORCH_HOME moves it; from {cfg['url']})"
-    return f"model.pretrained: weights of {cfg_name(cfg)} are not on this machine and could not be fetched ({type(why).__name__}): put {place}, or give a file or folder, or false"
+    said = ': '.join([type(why).__name__, *str(why).strip().splitlines()[:1]])[:160]
+    return f"model.pretrained: weights of {cfg_name(cfg)} are not on this machine and could not be fetched ({said}): put {place}, or give a file or folder, or false"
 
 def reachable(url:str):
     "A `ConnectionError` at once if the host of `url` has no address here; the hub's own client tries for half a minute. Behind a proxy names mean nothing."
@@ -121,20 +123,21 @@ def grid(t, shape):
     return F.interpolate(t.permute(0, 3, 1, 2).float(), shape[1:3], mode='bicubic', antialias=True, align_corners=False).permute(0, 2, 3, 1)
 
 # %% ../../nbs/05_models/57_timm_weights.ipynb #dc6dcb71
-def source_of(src)->tuple: # state dict, path, base as in model.json, (H, W) of its position tables or None
+def source_of(src)->tuple: # state dict, path, base as in model.json, (H, W) of its position tables or None, what else the file says
     "Weights in a file, in a folder of timm's or ours, or in one repository of a hub's cache."
     src = path = Path(src)
     if not src.exists(): raise VaetagError(f'model.pretrained: {src}: no such file or folder')
     if (src/'snapshots').is_dir():
-        ref = src/'refs'/'main'
-        path = src/'snapshots'/ref.read_text().strip() if ref.exists() else max((src/'snapshots').iterdir())
-    state, name = read_weights(path)
+        ref, there = src/'refs'/'main', sorted((src/'snapshots').iterdir())
+        if not there: raise VaetagError(f'model.pretrained: {src}/snapshots: holds nothing; what was fetched last did not arrive whole')
+        path = src/'snapshots'/ref.read_text().strip() if ref.exists() else there[-1]
+    cfg, ours = timm_config_of(path), described(path, 'timm_tagger', ()) if (path/FILES[0]).exists() else {}
+    state, said, name = read_weights(path)
     file = next((f for f in (path/'model.safetensors', path/'pytorch_model.bin') if f.exists()), path)
-    cfg = read_json(path/'config.json') if (path/'config.json').exists() else {}
-    pre, ours = cfg.get('pretrained_cfg', cfg), read_json(path/'model.json') if (path/'model.json').exists() else {}
+    pre = cfg.get('pretrained_cfg') or cfg
     licence = (ours.get('base') or {}).get('licence') or pre.get('license') or 'unknown'
     size = pre.get('input_size')
-    return state, file, dict(name=name or src.name, source=src.name, sha256=hash_file(file), licence=licence), size and tuple(size[-2:])
+    return state, file, dict(name=name or src.name, source=src.name, sha256=hash_file(file), licence=licence), size and tuple(size[-2:]), said
 
 def start_from(net:nn.Module,   # made by `create`
                src,             # true, or a file or folder of weights
@@ -143,11 +146,11 @@ def start_from(net:nn.Module,   # made by `create`
     name, kwargs = (net.vaetag['architecture'][k] for k in ('name', 'kwargs'))
     if src is True:
         cfg = get_pretrained_cfg(name).to_dict()
-        state, path, base, size = source_of(fetch(cfg))
+        state, path, base, *_ = source_of(fetch(cfg))
         base |= dict(name=cfg_name(cfg), source=cfg.get('hf_hub_id') or cfg['url'], licence=cfg.get('license') or 'unknown')
         size = cfg['input_size'][-2:]
     else:
-        state, path, base, size = source_of(src)
+        state, path, base, size, _ = source_of(src)
         if base['name'] != name.split('.')[0] and timm.is_model(base['name']): raise VaetagError(f"model.pretrained: {src} is of {base['name']}, contradicting model.name: {name}")
     own, got = net.state_dict(), native(name, state, kwargs, f'model.pretrained: {path}', size)
     heads = [k for k in head_tensors(name, net.num_classes, **kwargs) if k in own]

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from ..core.errors import UsageError, VaetagError, nearest
-from ..core.io import load_pickle, load_tensors, read_json, write_json
+from ..core.io import write_json
 from ..data.tags import Vocab
-from .timm_head import named_in
+from .folder import best_of
+from .timm_head import timm_config_of
 from .timm_tagger import heads_of
 from .timm_weights import bare, native, source_of
 
@@ -145,24 +146,20 @@ def trained(src)->Trained: # a run, a model folder, a folder in timm's layout wi
     "The weights and tags of a trained tagger."
     src = Path(src)
     if not src.exists(): raise VaetagError(f'finetune: {src}: no such file or folder')
-    folder = src/'best' if (src/'best'/'model.json').exists() else src
+    folder = best_of(src)
     if folder.is_dir() and not any((folder/f).exists() for f in ('model.safetensors', 'pytorch_model.bin')):
         raise VaetagError(f"finetune: {src}: neither a run with best/ nor a model folder: looked for best/model.json, model.safetensors, pytorch_model.bin")
-    state, path, base, size = source_of(folder)
-    name = named_in(folder) if folder.is_dir() else None
-    names = tags_beside(folder, path)
+    state, path, base, size, said = source_of(folder)
+    names = tags_beside(folder, said)
     if names is None: raise VaetagError(f'finetune: {src}: has no tag list: looked for selected_tags.csv, label_names in config.json, tags_list in the checkpoint')
-    return Trained(state, names, name, size, base | dict(source=src.name), path)
+    if size is None and isinstance(c := said.get('config_dict'), dict) and isinstance(c.get('IMAGE_SIZE'), int): size = (c['IMAGE_SIZE'],)*2
+    return Trained(state, names, timm_config_of(folder).get('architecture'), size, base | dict(source=src.name), path)
 
-def tags_beside(folder:Path, path:Path)->list|None: # `path`: the weight file
+def tags_beside(folder:Path, said:dict)->list|None: # a weight file or its folder; what the file itself says
     "The tags of a weight file: in a CSV beside it, in its configuration, or in itself."
-    if folder.is_dir():
-        if (folder/'selected_tags.csv').exists(): return Vocab.read(folder/'selected_tags.csv', order='file').names
-        if not (folder/'config.json').exists(): return None
-        cfg = read_json(folder/'config.json')
-        names = cfg.get('label_names') or cfg.get('pretrained_cfg', {}).get('label_names')
-    elif path.suffix == '.safetensors': names = load_tensors(path)[1].get('tags')
-    else: names = load_pickle(path).get('tags_list')
+    if (folder/'selected_tags.csv').exists(): return Vocab.read(folder/'selected_tags.csv', order='file').names
+    cfg = timm_config_of(folder)
+    names = next((d[k] for d, k in ((cfg, 'label_names'), (cfg.get('pretrained_cfg') or {}, 'label_names'), (said, 'tags'), (said, 'tags_list')) if d.get(k)), None)
     return list(names) if isinstance(names, (list, tuple)) and all(isinstance(n, str) for n in names) else None
 
 # %% ../../nbs/05_models/62_transfer.ipynb #a2c2191b
@@ -187,11 +184,9 @@ class HeldRows:
         params = dict(net.named_parameters())
         self.own = {k: (params[k], rows.to(params[k].device)) for k in heads_of(net)}
         self.kept = {k: p.detach()[r].clone() for k, (p, r) in self.own.items()}
-        self.hooks = [p.register_hook(lambda g, r=r: g.index_fill(0, r, 0)) for p, r in self.own.values() if p.requires_grad]
+        for p, r in self.own.values():
+            if p.requires_grad: p.register_hook(lambda g, r=r: g.index_fill(0, r, 0))
     @torch.no_grad()
     def restore(self):
         "Put the rows back: after each step of the optimiser."
         for k, (p, r) in self.own.items(): p[r] = self.kept[k].to(p)
-    def release(self):
-        "Let them learn again."
-        for h in self.hooks: h.remove()

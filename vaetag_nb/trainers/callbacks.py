@@ -53,8 +53,8 @@ class Progress:
 class Console:
     "One line at the start, after each epoch and at the end, on standard error and in `console.log`."
     order = 30
-    def say(self, t, line):
-        say(line)
+    def say(self, t, line): say(line); self.note(t, line)
+    def note(self, t, line):
         if t.run and t.p.main:
             with naming(t.run.console, 'write'), open(t.run.console, 'a', encoding='utf-8') as f: f.write(line + '\n')
     def before_fit(self, t):
@@ -143,8 +143,8 @@ class KeepBest:
     def before_fit(self, t): t.best = self.best
     def after_eval(self, t):
         if t.select is None or not t.metrics: return
-        v = figure(t)
-        if not better(t.task.goal, v, self.best and self.best['value']): return
+        v, held = figure(t), self.best if self.best and self.best['metric'] == t.select else None   # the best by another figure is none to beat
+        if not better(t.task.goal, v, held and held['value']): return
         self.best = t.best = dict(step=t.step, epoch=t.epoch + t.at_end, metric=t.select, value=v)
         self.keep(t, self.best)
     def keep(self, t, best):
@@ -168,15 +168,18 @@ class EarlyStop:
                  goal=None,     # 'min' or 'max'; the default is the task's
                  margin=0.):    # an improvement is more than this
         self.patience, self.metric, self.goal, self.margin = patience, metric, goal, margin
-        self.best, self.bad = None, 0
-    def after_eval(self, t):
-        v = figure(t, self.metric)
+        self.best, self.bad, self.name = None, 0, None
+    def watch(self, t)->bool:
+        "Take a validation in: is it `patience` of them without improvement?"
+        v, name = figure(t, self.metric), self.metric or t.select
+        if name != self.name: self.best, self.bad, self.name = None, 0, name    # a run that goes on with another figure
         if better(self.goal or t.task.goal, v, self.best, self.margin): self.best, self.bad = v, 0
         else: self.bad += 1
-        name = self.metric or t.select
-        if self.bad >= self.patience: t.stop(f'{name} has not become better than {self.best} in {self.bad} validations')
-    def state_dict(self): return dict(best=self.best, bad=self.bad)
-    def load_state_dict(self, s): self.best, self.bad = s['best'], s['bad']
+        return self.bad >= self.patience
+    def after_eval(self, t):
+        if self.watch(t): t.stop(f'{self.name} has not become better than {self.best} in {self.bad} validations')
+    def state_dict(self): return dict(best=self.best, bad=self.bad, name=self.name)
+    def load_state_dict(self, s): self.best, self.bad, self.name = s['best'], s['bad'], s.get('name')
 
 # %% ../../nbs/06_trainers/30_callbacks.ipynb #4f1e3fe6
 class Plateau:
@@ -186,9 +189,7 @@ class Plateau:
         self.watch, self.gamma, self.factor = EarlyStop(patience, metric, goal), gamma, 1.
     def before_fit(self, t): t.lr_factor = self.factor
     def after_eval(self, t):
-        w = self.watch; v = figure(t, w.metric)
-        w.best, w.bad = (v, 0) if better(w.goal or t.task.goal, v, w.best) else (w.best, w.bad + 1)
-        if w.bad >= w.patience: self.factor, w.bad = self.factor*self.gamma, 0
+        if self.watch.watch(t): self.factor, self.watch.bad = self.factor*self.gamma, 0
         t.lr_factor = self.factor
     def state_dict(self): return dict(factor=self.factor, **self.watch.state_dict())
     def load_state_dict(self, s): self.factor = s['factor']; self.watch.load_state_dict(s)

@@ -12,14 +12,14 @@ from accelerate.utils import send_to_device
 from fastcore.basics import patch
 from .. import __version__
 from ..core.config import to_dict
-from ..core.errors import UsageError, VaetagError
+from ..core.errors import UsageError, VaetagError, one_of
 from ..core.io import to_json, write_json
 from ..core.progress import say
 from ..core.rng import seeded
 from .callbacks import Checkpointer, Console, Every, JsonlLogger, KeepBest, Progress
 from .checkpoint import (RunFolder, check_settings, first_of, load_module, load_optimizer, locked, optimizer_tree, recover,
                                            write_checkpoint)
-from .optim import Ema, Part, applied, one_of, set_rates
+from .optim import Ema, Part, applied, set_rates
 from .plan import PlanSampler, fingerprint, sequential
 from .processes import Processes, copy_from_main, on_main, sum_gradients, sum_tensor
 from .runtime import Means, NonFinite, Signals, Stopped, pick_precision, switches
@@ -163,10 +163,11 @@ def train_step(self:Trainer, group):
     "One step of every optimiser on one group of batches."
     total, figures = sum(s.total for s, _ in group), {}
     ctxs = [Ctx(s, self.step, self.step/self.total_steps, i, self.seed, self.p.rank) for i, (s, _) in enumerate(group)]
+    counts, whole = self.counted(group, total)
     with seeded(self.seed, 'step', self.step, self.p.rank):
         for name, part in self.parts.items():
             self.focus(part)
-            shares = [self.backward(name, self.place(batch), ctx, s.n/total) for (s, batch), ctx in zip(group, ctxs)]
+            shares = [self.backward(name, self.place(batch), ctx, n/whole) for (_, batch), ctx, n in zip(group, ctxs, counts)]
             if any(shares): figures |= self.update(name, part, self.summed(shares))
     self.focus(None)
     if self.scaler and figures: self.scaler.update()
@@ -175,6 +176,13 @@ def train_step(self:Trainer, group):
     if self.ema: self.ema.update(self.step)
     self.interval.add(figures, total); self.sofar.add(figures, total)
     self.record = self.read_record() if self.step % self.log_every == 0 else None
+
+@patch
+def counted(self:Trainer, group, total)->tuple: # of each batch of this process, of the step on all processes
+    "How many samples count: all, or those of which the task says that they are there."
+    if self.task.counted is None: return [s.n for s, _ in group], total
+    counts = [self.task.counted(b) if s.n else 0 for s, b in group]
+    return counts, max(1, sum(self.p.gather(sum(counts))))
 
 @patch
 def backward(self:Trainer, name, batch, ctx, share):
@@ -235,7 +243,8 @@ def read_record(self:Trainer):
     cuda = self.device.type == 'cuda'
     memory = torch.cuda.max_memory_allocated(self.device) if cuda else psutil.Process().memory_info().rss
     speed = self.seen/max(1e-9, time.perf_counter() - self.clock)
-    machine = dict(img_s=round(speed, 1), mem_mb=round(memory/2**20), loss_scale=self.scaler.get_scale() if self.scaler else 1.)
+    machine = dict(img_s=round(speed, 1), mem_mb=round(memory/2**20))
+    if self.scaler: machine['loss_scale'] = self.scaler.get_scale()
     figures, self.interval = self.interval.read(), Means()
     self.restart_clock()
     return dict(step=self.step, epoch=self.epoch + 1, **figures, **rates, **machine)

@@ -9,9 +9,8 @@ __all__ = ['bf16_units', 'pick_precision', 'Means', 'Stopped', 'NonFinite', 'Sig
 import os, signal, threading, time
 from contextlib import contextmanager
 import torch
-from ..core.errors import VaetagError
+from ..core.errors import VaetagError, one_of
 from ..core.progress import say
-from .optim import one_of
 
 # %% ../../nbs/06_trainers/35_runtime.ipynb #521e095e
 def bf16_units()->bool|None: # `None`: torch does not say

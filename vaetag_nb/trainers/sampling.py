@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'pictures_by_tag', 'SampledPlan', 'balanced', 'repeat_factor
 
 # %% ../../nbs/06_trainers/02_sampling.ipynb #7bc52bff
 import numpy as np
-from ..core.errors import UsageError, VaetagError, nearest
+from ..core.errors import UsageError, VaetagError, one_of
 from ..core.rng import np_rng
 from .plan import Chunks
 
@@ -124,7 +124,7 @@ def sampled(kind:str,        # one of `KINDS`
             t=.001, max_repeat=20,        # of `repeat_factor`
             ):               # plan with a `report`
     "The plan that a configuration asks for."
-    if kind not in KINDS: raise UsageError(f'sampler.kind: {kind!r} is none of {", ".join(KINDS)}.{nearest(kind, KINDS)}')
+    one_of('sampler.kind', kind, KINDS)
     if kind == 'balanced': return balanced(labels, max_per_tag, total, batch_size, seed)
     if kind == 'repeat': return repeat_factor(labels, t, max_repeat, batch_size, seed)
     n, counts = labels.shape[0], np.bincount((labels > 0).tocsr().indices, minlength=labels.shape[1])

@@ -91,7 +91,7 @@ class HeadConfig:
     cross_attention: bool = False           # attention: one query over the compressed tokens
     attention_heads: int|None = None        # attention: a divisor of half the latent channels; none: the largest up to 8
     attention_dropout: float = .1           # attention, query: on the weights of the attention after compression, or of the queries
-    gradient_checkpointing: bool = False    # pool, query, timm: less memory, a third more time
+    gradient_checkpointing: bool = False    # pool, query, timm: less memory, more time
 
     def spec(self, channels:int, num_tags:int)->dict:
         "What `build_head` takes."
@@ -116,7 +116,7 @@ class LatentsConfig:
 
 @dataclass
 class DecoderOptim(OptimConfig):
-    "How the weights move; Muon needs several times fewer steps than AdamW."
+    "How the weights move."
     kind: Literal['adamw', 'muon'] = 'adamw'
     lr: float|None = None                   # peak learning rate of the head; none: 3e-4, heads plain and attention 1e-3 (train full: 1e-4), muon 2e-3
     weight_decay: float|None = None         # of the head's matrices; none: .05, heads plain and attention 1e-6

@@ -82,6 +82,7 @@ class Task(nn.Module):
     goal = 'min'           # 'min' or 'max': which value of it is better
     locked = ()            # settings that a resumed run may not change even when overridden, such as `model.*`
     averaged = None        # names of the modules of which moving averages are kept; `None` is all that are trained
+    counted = None         # counted(batch): how many samples are in a batch, where a source may leave some out; `None`: all
     def validate(self, trainer)->dict:
         "Figures on the validation data, by the names that the log shall show."
         return {}

@@ -10,14 +10,14 @@ import dataclasses as dc
 from pathlib import Path
 from ..core.errors import UsageError, VaetagError
 from ..core.io import read_json, write_json
-from ..core.progress import say
+from ..core.progress import heard
 from ..eval.tagging import MultiLabelMeter
 from ..eval.thresholds import fit_thresholds
+from ..models.folder import cuts
 from ..models.timm_folder import load_timm, save_timm
 from ..models.transfer import annotated
 from .baselines import frequency
 from .checkpoint import RunFolder
-from .optim import group_table
 from .processes import Processes, on_main
 from .settings import RunResult
 from .timm_data import read_sides, told
@@ -51,7 +51,8 @@ def conclude(task:TimmTask, trainer)->dict: # {side: {contender: figures}}
     run, best, cfg = trainer.run, read_json(trainer.run.path/'best.json'), task.cfg
     task.net.load_state_dict(load_timm(run.best).net.state_dict())
     file = run.path/'kept_thresholds.json'
-    with trainer.weights(averaged=False): thresholds, reports = measured(task, trainer, read_json(file) if file.exists() else {})
+    kept = read_json(file) if task.mask is not None and file.exists() else {}
+    with trainer.weights(averaged=False): thresholds, reports = measured(task, trainer, kept)
     figures = {s: {k: r.summary for k, r in own.items()} for s, own in reports.items()}
     def write():
         thresholds.to_json(run.path/'eval'/'optimal_thresholds.json')
@@ -79,9 +80,12 @@ def prepared(cfg:TimmConfig, p:Processes,
     if report is not None: on_main(p, lambda: report.to_json(out/'head_transfer.json')); lines.append(f'finetune: {cfg.finetune}: {report}')
     made = p.shared(read_json(out/'head_transfer.json') if (out/'head_transfer.json').exists() else {})
     mask = annotated(cfg.loss.tags, sides.vocab.names, made.get('new', ()))
-    if report is not None and mask is not None: on_main(p, lambda: write_json(out/'kept_thresholds.json', kept_thresholds(cfg.finetune, renamed(cfg))))
+    if report is not None and mask is not None:
+        known = cuts(None, sides.vocab, cfg.infer.threshold if Path(cfg.finetune).is_file() else None) # where the model has no list of its own
+        there = {n: float(str(t)) for n, c, t in zip(sides.vocab.names, sides.vocab.categories, known) if c != 9 and n in set(report.copied)}
+        on_main(p, lambda: write_json(out/'kept_thresholds.json', there | kept_thresholds(cfg.finetune, renamed(cfg))))
     task = TimmTask(cfg, sides, net, p.world, mask)
-    return task, [*lines, *told(cfg, sides, task.plan), *group_table(task.optims(1, 1)['net'][0])]
+    return task, [*lines, *told(cfg, sides, task.plan)]
 
 def train_timm(cfg:TimmConfig|None=None, # settings; none: those of `resume`
                resume=None,     # run folder to go on with
@@ -95,12 +99,11 @@ def train_timm(cfg:TimmConfig|None=None, # settings; none: those of `resume`
     if resume is not None:
         on_main(p, lambda: check_resume(resume, cfg, override))
         if out.absolute() != Path(resume).absolute(): on_main(p, lambda: branch(resume, out))
-    task, lines = prepared(cfg, p, resume is not None)
-    trainer = trainer_of(task, cfg, lines)
+    with heard() as before: task, lines = prepared(cfg, p, resume is not None)
+    trainer = trainer_of(task, cfg, lines, before)
     trainer.fit(override=override or ['vocab.*', 'split.*']*(resume is not None))
     known = p.shared(read_json(out/'results.json') if (out/'results.json').exists() else None)
     figures = known['figures'] if known and known['best'] == p.shared(read_json(out/'best.json')) else conclude(task, trainer)
-    if 'test' not in figures: say('no test pictures: thresholds were fitted on the pictures that the figures are of')
     return RunResult(out, out/'best', figures)
 
 class TimmTaggerTask(TimmTask):

@@ -7,6 +7,7 @@ __all__ = ['TimmSides', 'apart', 'read_sides', 'told', 'training_source', 'measu
 
 # %% ../../nbs/06_trainers/81_timm_data.ipynb #6953c9d6
 from dataclasses import dataclass
+from functools import cached_property
 from fnmatch import fnmatchcase
 from pathlib import Path
 import numpy as np
@@ -15,6 +16,7 @@ from ..core.progress import say
 from ..data.augment import AugmentedSquares, guarded
 from ..data.split import Split, ensure, make, newest_method
 from ..data.tags import Vocab
+from .checkpoint import RunFolder
 from .fresh import sided
 from .processes import Processes, on_main
 from .timm_settings import TimmConfig
@@ -26,6 +28,11 @@ class TimmSides:
     vocab: Vocab        # the classes, counted in the training pictures
     tables: dict        # {side: TagTable} of train, val and perhaps test
     split: Split        # who is where
+
+    @cached_property
+    def counts(self)->dict: # {side: int (C,)}
+        "How many pictures of each side carry each tag."
+        return {s: t.counts() for s, t in self.tables.items()}
 
 def apart(split:Split, tables:dict):
     "A `VaetagError` names two sides that share a file or a group."
@@ -44,11 +51,19 @@ def _drawn(cfg, table, folder)->Split:
     own, s = folder and Path(folder)/'split.parquet', cfg.split
     method = newest_method(s.test_ids) if s.method == 'newest' else s.method
     asked = dict(method=method, val=s.val, test=None if s.method == 'newest' else s.test, seed=cfg.seed, group_by=None if s.group_by == ['sha256'] else tuple(s.group_by), no_val=s.method == 'column')
-    if s.file is None: return ensure(own, table, **asked) if own and own.exists() else make(table, **{k: v for k, v in asked.items() if v is not None})
+    started = own and own.exists() and RunFolder(folder).steps()
+    if s.file is None: return ensure(own, table, **asked) if started else make(table, **{k: v for k, v in asked.items() if v is not None})
     split = ensure(s.file, table, **asked)
-    if own and own.exists() and Split.read(own).fingerprint != split.fingerprint:
+    if started and Split.read(own).fingerprint != split.fingerprint:
         raise VaetagError(f'{folder}: this run was started with another split than {s.file}; give the new run another name')
     return split
+
+def _kept(split, path):
+    "Write the split of a run; one that was left there by an attempt that did not come to its first checkpoint is replaced if it is another"
+    there = path.exists()
+    if there and Split.read(path).fingerprint == split.fingerprint: return
+    if there: say(f'{path}: of an attempt that came to no checkpoint; drawn anew, as it is asked for now')
+    split.write(path)
 
 def read_sides(cfg:TimmConfig,
                folder=None, # run folder: keeps the split; none: it is not kept
@@ -68,14 +83,16 @@ def read_sides(cfg:TimmConfig,
     for s in ('train', 'val'):
         if s not in tables: raise VaetagError(f'{where}: no picture on the side {s} of the split')
     apart(split, tables)
-    if not tables['val'].counts().any(): raise VaetagError(f"{where}: not one of the {len(tables['val'])} validation pictures carries a tag: neither the best weights nor thresholds can be chosen")
-    if folder is not None: on_main(p, lambda: None if (own := Path(folder)/'split.parquet').exists() else split.write(own))
-    return TimmSides(v.recount(tables['train'].counts()), tables, split)
+    sides = TimmSides(v, tables, split)
+    if not sides.counts['val'].any(): raise VaetagError(f"{where}: not one of the {len(tables['val'])} validation pictures carries a tag: neither the best weights nor thresholds can be chosen")
+    if folder is not None: on_main(p, lambda: _kept(split, Path(folder)/'split.parquet'))
+    sides.vocab = v.recount(sides.counts['train'])
+    return sides
 
 # %% ../../nbs/06_trainers/81_timm_data.ipynb #e101b86e
 def told(cfg, sides:TimmSides, plan)->list: # lines; `plan`: of `trainers.sampling`
     "Sizes of the sides, what they lack, tags that mirror images make wrong, and the length of an epoch."
-    count = {s: t.counts() for s, t in sides.tables.items()}
+    count = sides.counts
     first = lambda rows: ', '.join(sides.vocab[i] for i in rows[:5]) + ', ...'*(len(rows) > 5)
     out = [f"{s}: {len(t)} pictures, {int((count[s] > 0).sum())} of {len(sides.vocab)} tags, {t.labels.nnz/len(t):.1f} tags a picture" for s, t in sides.tables.items()]
     for s, c in count.items():
@@ -83,6 +100,7 @@ def told(cfg, sides:TimmSides, plan)->list: # lines; `plan`: of `trainers.sampli
         if len(rows): out.append(f'{s}: {len(rows)} tags without a picture: {first(rows)}')
     if cfg.augment.flip and (bad := [t for t in sided(sides.vocab) if not any(fnmatchcase(t, g) for g in cfg.augment.flip_guard)]):
         out.append(f"augment.flip: mirror images make {len(bad)} tags wrong that name a side: {', '.join(bad[:5])}; set it to 0, or name them in augment.flip_guard")
+    if 'test' not in sides.tables: out.append('no test pictures: thresholds are fitted on the pictures that the figures are of')
     r = plan.report()
     never = f", {r['pictures_never']} pictures never seen" if r['pictures_never'] else ''
     return [*out, f"sampler {r['kind']}: {r['length']} pictures in an epoch, each {r['mean_repeats']:.2f} times on average{never}"]

@@ -62,6 +62,8 @@ class TimmTask(Task):
         opt.register_step_post_hook(lambda *_: self.held and self.held.restore())
         return dict(net=(opt, make_schedule(o, total, per_epoch), ['net']))
 
+    def counted(self, batch): return len(batch['index'])    # the mean is over the pictures that could be read
+
     def state_dict_extra(self): return dict(bad=self.bad, base=self.net.vaetag['base'])
     def load_state_dict_extra(self, state): self.bad, self.net.vaetag['base'] = state['bad'], state['base']
     def deal_extra(self, states, rank, world): return states[0] | dict(bad={k: v for s in states for k, v in s['bad'].items()})
@@ -175,12 +177,14 @@ def trained(self:TimmTask, steps, epochs)->dict:
 
 # %% ../../nbs/06_trainers/82a_timm_task.ipynb #e6df4db3
 class Remarks:
-    "Says lines at the start, and each picture that could not be read, on the console and in `console.log`."
+    "Says lines and the table of parameters at the start, and each picture that could not be read, on the console and in `console.log`."
     order = 31
-    def __init__(self, lines=()): self.lines, self.said = list(lines), set()
+    def __init__(self, lines=(), heard=()): # `heard`: said already, before there was a `console.log`
+        self.lines, self.heard, self.said = list(lines), list(heard), set()
     def before_fit(self, t):
         self.said = set(t.task.bad)
-        for l in self.lines: Console().say(t, l)
+        for l in self.heard: Console().note(t, l)
+        for l in [*self.lines, *(l for p in t.parts.values() for l in group_table(p.opt, p.made))]: Console().say(t, l)
     def after_step(self, t):
         for f in [f for f in t.task.bad if f not in self.said] if len(t.task.bad) > len(self.said) else ():
             Console().say(t, f'left out: {f}: {t.task.bad[f]}'); self.said.add(f)
@@ -188,17 +192,17 @@ class Remarks:
         for bad in t.gather(t.task.bad): t.task.bad |= bad      # now and then, of all processes
         self.after_step(t)
 
-def callbacks(cfg:TimmConfig, lines=())->list:
+def callbacks(cfg:TimmConfig, lines=(), heard=())->list: # `lines`, `heard`: of `Remarks`
     "What `train timm` puts around the loop."
     o = cfg.optim
     more = [EarlyStop(cfg.eval.patience)]*(cfg.eval.patience > 0) + [Plateau(o.patience, o.factor)]*(o.scheduler == 'plateau') + [TensorBoard()]*(cfg.track == 'tensorboard')
-    return [Remarks(lines), Checkpointer(cfg.save_every, cfg.keep_last, cfg.keep_every, cfg.save_minutes), *more]
+    return [Remarks(lines, heard), Checkpointer(cfg.save_every, cfg.keep_last, cfg.keep_every, cfg.save_minutes), *more]
 
 def trainer_of(task:TimmTask,
                c:TimmConfig,    # settings that the run folder keeps
-               lines=())->Trainer: # said at the start
+               lines=(), heard=())->Trainer: # of `Remarks`
     "The engine, set as the configuration says."
     workers = (min(8, os.cpu_count() or 1) if torch.cuda.is_available() and c.device in ('auto', 'cuda') else 0) if c.workers == 'auto' else c.workers
     return Trainer(task, c.folder, epochs=c.epochs, accumulate=c.accumulate, seed=c.seed, precision=c.precision, max_grad_norm=c.optim.max_grad_norm,
-                   ema=c.ema.decay, callbacks=callbacks(c, lines), workers=workers, log_every=c.log_every, device=None if c.device == 'auto' else c.device,
+                   ema=c.ema.decay, callbacks=callbacks(c, lines, heard), workers=workers, log_every=c.log_every, device=None if c.device == 'auto' else c.device,
                    compile=c.model.compile, gradient_checkpointing=c.model.grad_checkpointing, config=c)
