@@ -143,7 +143,7 @@ class PixelNetwork:
         "Where tags are seen, (B, n, h', w')."
         if isinstance(self.net, OnnxNetwork): raise VaetagError(f'{self.said}: an ONNX file has no gradients, so it shows no evidence')
         with torch.inference_mode(False), torch.enable_grad():
-            x = x.detach().clone().requires_grad_()
+            x = x.detach().to(self.device).clone().requires_grad_()
             y = self.net(x).sum(0)
             maps = torch.stack([(x*torch.autograd.grad(y[int(i)], x, retain_graph=True)[0]).sum(1) for i in rows], 1).detach()
         cell = -(-max(maps.shape[-2:])//CELLS)

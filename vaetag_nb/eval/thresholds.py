@@ -199,7 +199,8 @@ def fit_thresholds(scores, targets=None, mask=None,   # as for `best_f1_threshol
     names = [str(i) for i in range(scores.tags)] if names is None else list(names)
     positives = scores.positives()
     rated = np.zeros(scores.tags, bool) if ratings or categories is None else np.asarray(categories) == 9
-    t, f = global_threshold(scores, objective=objective, tags=np.flatnonzero(~rated))
+    other = np.flatnonzero(~rated & (positives > 0))                   # where nothing but ratings occurs, they make the global one
+    t, f = global_threshold(scores, objective=objective, tags=other if len(other) else None)
     own = (positives >= max(1, min_positives)) & ~rated
     per_tag, f1, source = np.full(scores.tags, t), np.full(scores.tags, np.nan), np.full(scores.tags, 'global', object)
     for i, c in zip(np.flatnonzero(own), scores.curves(np.flatnonzero(own))):
