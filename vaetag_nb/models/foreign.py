@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SIZING', 'NUMBERS', 'LAYOUTS', 'CL', 'on_square', 'wd_pixels', 'fitted', 'generic_pixels', 'check_steps', 'steps_of',
            'Steps', 'scaled', 'wd_input', 'cl_input', 'OnnxNetwork', 'weights_in', 'layout_of', 'cl_vocab', 'csv_vocab',
-           'ForeignModel', 'timm_settings', 'timm_network', 'timm_square', 'as_square', 'generic_steps',
-           'checked_manifest', 'load_foreign', 'onnx_parts']
+           'ForeignModel', 'timm_settings', 'timm_network', 'timm_square', 'generic_steps', 'checked_manifest',
+           'load_foreign', 'onnx_parts', 'as_square']
 
 # %% ../../nbs/05_models/66_foreign.ipynb #f16dd934
 from dataclasses import dataclass
@@ -255,23 +255,6 @@ def timm_square(cfg, layout, steps, path='config.json')->object: # `Steps` or `S
     try: return Square(size, mode, pre.get('interpolation') or 'bicubic', mean=mean, std=std, crop_pct=pre.get('crop_pct') or 1. if mode == 'crop' else 1.)
     except (VaetagError, TypeError) as e: raise VaetagError(f'{path}: {e}') from e
 
-def as_square(steps, path)->Square: # `steps`: of the preprocess.json at `path`
-    "The `Square` that says the same as some steps; an error where none does."
-    parts, im, sizes, mode = [s for s in steps if s['type'] in SIZING], Image.new('RGB', (1, 1)), [], None
-    for s in parts: im = fitted(im, s); sizes.append(im.size[::-1])
-    kinds, (h, w) = [s['type'] for s in parts], sizes[-1]
-    kept = all(k != 'center_crop' or i and sizes[i-1] == sizes[i] for i, k in enumerate(kinds))     # nothing is cut off
-    one = lambda s: s['size'] if isinstance(s['size'], int) else s['size'][0] if len(s['size']) == 1 else None
-    if kinds[0] == 'pad_to_size' and kept and kinds.count('pad_to_size') == 1 and all(a*w == b*h for a, b in sizes): mode, pct = 'pad', 1.
-    elif kinds == ['resize'] and not one(parts[0]): mode, pct = 'squash', 1.
-    elif kinds == ['resize', 'center_crop'] and one(parts[0]): mode, pct = 'crop', min(h, w)/one(parts[0])
-    if mode is None: raise VaetagError(f"{path}: {', '.join(kinds)}: neither pad, squash nor crop; train timm cannot prepare pictures so")
-    how = next((s['interpolation'].lower() for s in reversed(parts) if s['type'] != 'center_crop' and 'interpolation' in s), 'bicubic')
-    norm = next((s for s in steps if s['type'] == 'normalize'), dict(mean=[0.]*3, std=[1.]*3))
-    colour = ImageColor.getrgb(parts[0].get('background_color', 'white'))[:3]
-    try: return Square((h, w), mode, how, colour, tuple(norm['mean']), tuple(norm['std']), crop_pct=pct)
-    except VaetagError as e: raise VaetagError(f'{path}: {e}') from e
-
 def generic_steps(steps)->Steps:
     "The steps of a `preprocess.json`."
     def fit(im):
@@ -316,3 +299,21 @@ def onnx_parts(path, layout, num_tags, steps)->tuple: # network, `Steps`
         return net, generic_steps(steps)
     size = next((n for n in net.shape[1:] if isinstance(n, int) and n > 3), 448)
     return net, Steps((size, size), lambda im: on_square(im, size), wd_input if layout == 'wd' else cl_input, dict(layout=layout, size=[size, size]))
+
+# %% ../../nbs/05_models/66_foreign.ipynb #d1381e89
+def as_square(steps, path)->Square: # `steps`: of the preprocess.json at `path`
+    "The `Square` that says the same as some steps; an error where none does."
+    parts, im, sizes, mode = [s for s in steps if s['type'] in SIZING], Image.new('RGB', (1, 1)), [], None
+    for s in parts: im = fitted(im, s); sizes.append(im.size[::-1])
+    kinds, (h, w) = [s['type'] for s in parts], sizes[-1]
+    kept = all(k != 'center_crop' or i and sizes[i-1] == sizes[i] for i, k in enumerate(kinds))     # nothing is cut off
+    one = lambda s: s['size'] if isinstance(s['size'], int) else s['size'][0] if len(s['size']) == 1 else None
+    if kinds[0] == 'pad_to_size' and kept and kinds.count('pad_to_size') == 1 and all(a*w == b*h for a, b in sizes): mode, pct = 'pad', 1.
+    elif kinds == ['resize'] and not one(parts[0]): mode, pct = 'squash', 1.
+    elif kinds == ['resize', 'center_crop'] and one(parts[0]): mode, pct = 'crop', min(h, w)/one(parts[0])
+    if mode is None: raise VaetagError(f"{path}: {', '.join(kinds)}: neither pad, squash nor crop; train timm cannot prepare pictures so")
+    how = next((s['interpolation'].lower() for s in reversed(parts) if s['type'] != 'center_crop' and 'interpolation' in s), 'bicubic')
+    norm = next((s for s in steps if s['type'] == 'normalize'), dict(mean=[0.]*3, std=[1.]*3))
+    colour = ImageColor.getrgb(parts[0].get('background_color', 'white'))[:3]
+    try: return Square((h, w), mode, how, colour, tuple(norm['mean']), tuple(norm['std']), crop_pct=pct)
+    except VaetagError as e: raise VaetagError(f'{path}: {e}') from e
