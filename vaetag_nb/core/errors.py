@@ -32,12 +32,13 @@ def naming(path,           # file or folder that the message names
 def nearest(word,     # what the user wrote
             known,    # the words that would have been right
             n=3,      # suggestions at most
+            most=40,  # of the known words, where none is near
             )->str:   # a sentence, beginning with a blank; empty if nothing is known
     "Which of `known` the user may have meant by `word`."
     known = sorted(map(str, known))
     near = difflib.get_close_matches(str(word), known, n, 0.5)
     if near: return f" Did you mean {' or '.join(map(repr, near))}?"
-    return f" Known: {', '.join(known)}." if known else ''
+    return f" Known: {', '.join(known[:most])}{f' and {len(known) - most} more' if len(known) > most else ''}." if known else ''
 
 # %% ../../nbs/00_core/00_errors.ipynb #1bed449a
 def one_of(name:str,    # of the setting

@@ -243,8 +243,7 @@ def read_record(self:Trainer):
     cuda = self.device.type == 'cuda'
     memory = torch.cuda.max_memory_allocated(self.device) if cuda else psutil.Process().memory_info().rss
     speed = self.seen/max(1e-9, time.perf_counter() - self.clock)
-    machine = dict(img_s=round(speed, 1), mem_mb=round(memory/2**20))
-    if self.scaler: machine['loss_scale'] = self.scaler.get_scale()
+    machine = dict(img_s=round(speed, 1), mem_mb=round(memory/2**20), loss_scale=self.scaler.get_scale() if self.scaler else 1.)
     figures, self.interval = self.interval.read(), Means()
     self.restart_clock()
     return dict(step=self.step, epoch=self.epoch + 1, **figures, **rates, **machine)
