@@ -34,6 +34,17 @@ def rule_R(text, vocab):
     return tags, unknown, bad, twice, empty
 
 VOCAB = {t: i for i, t in enumerate(['cat', 'dog', 're:zero', ':d', ':3', 're', 'Cat', 'a:1', 'a', '1', 'nan', 'cat:0.5'])}
+TABLE = {t: i for i, t in enumerate(['cat', 'dog', 'outdoor', 'nature', 're:zero', ':d', ':3', 're', 'Cat'])}
+
+@pytest.mark.parametrize('text,tags,more', [
+    ('cat:1.0, outdoor:0.9, nature:0.8', dict(cat=1, outdoor=.9, nature=.8), {}), ('cat', dict(cat=1), {}), ('cat:1.0,', dict(cat=1), {}), (' dog:0.25', dict(dog=.25), {}),
+    ('cat:, dog:0.5', dict(cat=1, dog=.5), dict(empty_weights=['cat'])), ('re:zero:0.8, cat', {'re:zero': .8, 'cat': 1}, {}), (':d, cat', {':d': 1, 'cat': 1}, {}),
+    (':3, cat', {':3': 1, 'cat': 1}, {}), ('CAT:1.0, dog', dict(dog=1), dict(unknown=['CAT'])), ('cat:0.3, cat:0.7', dict(cat=.7), dict(duplicates=['cat'])),
+    ('cat:nan, dog', dict(dog=1), dict(bad_weights=['cat:nan']))])
+def test_the_table_of_the_contract(text, tags, more):
+    p = parse_tags(text, TABLE)
+    assert p.tags == tags and {k: v for k, v in vars(p).items() if k != 'tags' and v} == more
+
 pieces = st.sampled_from([*VOCAB, 'cat', ':', ' ', ',', '.5', '1', '0', '1e-1', '-0', '１', '，', '%', '_', 'nan', 'inf', 'x', '+1', '.', '1.', '\u3000', 'e'])
 texts = st.lists(pieces, max_size=14).map(''.join)
 

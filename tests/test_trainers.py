@@ -1,5 +1,5 @@
 "Plans, accumulation, precision, guards and hostile run folders of the trainers, on toys"
-import errno, json, os, signal, threading
+import contextlib, errno, json, os, signal, subprocess, threading
 import numpy as np, pytest, timm, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
@@ -200,6 +200,26 @@ def test_disk_full_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     assert RunFolder(out).latest().state['step'] == 2 and [*out.rglob('.*')] == [] and not (out/'lock').exists()
     t = trainer(Tagger(), out, save_every='2 steps', epochs=4).fit()
     assert t.step == t.total_steps and read_jsonl(out/'log.jsonl')[-1]['epoch'] == 4
+
+def test_a_disk_that_is_really_full(tmp_path):
+    disk = tmp_path/'disk'; disk.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', disk], capture_output=True).returncode: pytest.skip('a small disk cannot be mounted here')
+    try:
+        t, real = trainer(Tagger(), disk/'run', save_every='2 steps', epochs=4), os.fsync
+        def fill(fd):
+            real(fd)
+            if t.step >= 4 and not (disk/'ballast').exists():
+                with open(disk/'ballast', 'wb', 0) as f, contextlib.suppress(OSError):
+                    while f.write(b'0'*4096) == 4096: pass
+        with pytest.MonkeyPatch.context() as m:
+            m.setattr(os, 'fsync', fill)
+            with pytest.raises(VaetagError, match='cannot write: No space left on device') as e: t.fit()
+        assert '\n' not in str(e.value) and str(disk/'run') in str(e.value) and [*(disk/'run').rglob('.*')] == []
+        saved = RunFolder(disk/'run').latest().state['step']
+        (disk/'ballast').unlink()
+        t = trainer(Tagger(), disk/'run', save_every='2 steps', epochs=4).fit()
+        assert saved >= 2 and t.step == t.total_steps and read_jsonl(disk/'run/log.jsonl')[-1]['epoch'] == 4
+    finally: subprocess.run(['umount', '-l', disk], check=True)   # tensors that are mapped into memory keep it busy for a while
 
 def test_unwritable_folder(tmp_path):
     (tmp_path/'file').write_text('x')
