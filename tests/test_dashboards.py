@@ -100,6 +100,18 @@ def test_browsers_open_by_one_call(toy, tmp_path):
     r = dashboards.reconstructions({'a': tagger.codec, 'b': tagger.codec}, table.paths[:5], side=48)
     assert r.figures['a'].equals(r.figures['b']) and r.order[0] == r.figures['a']['psnr'].idxmin()
 
+def test_a_tag_over_all_pictures(toy):
+    from vaetag_nb import dashboards
+    table, tagger, scored = toy
+    b = dashboards.tag_browser(scored, most=4)
+    for k in (b.tag.options[0][1], b.tag.options[-1][1]):
+        b.tag.value, b.show.value, b.threshold.value = k, 'hit', .3
+        y, s = scored.truth[:, [k]].toarray().ravel().astype(bool), scored.scores[:, k]
+        assert sorted(b.rows) == np.flatnonzero(y & (s >= np.float32(.3))).tolist() and (np.diff(s[b.rows]) <= 0).all()
+        b.show.value = 'all'
+        assert len(b.rows) == len(table) and b.sheet.value.count('<figure') == 4
+    assert set(b.moved.values()) <= {.3} and len(b.moved) == 2
+
 def test_a_browser_says_which_picture_is_lost(toy, tmp_path):
     from vaetag_nb import dashboards
     table = toy[0]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'Scored', 'truth_of', 'score_all', 'Counts', 'count', 'chosen_rows', 'Predictions', 'enlarged',
-           'predictions_picture', 'tags', 'latents', 'reconstructions']
+           'tag_browser', 'predictions_picture', 'tags', 'latents', 'reconstructions']
 
 # %% ../nbs/10_dashboards.ipynb #3f7032a5
 import html
@@ -14,8 +14,9 @@ from fastcore.basics import patch
 from PIL import Image
 from .browse.latents import LatentBrowser
 from .browse.recon import ReconBrowser
+from .browse.scored import ScoredBrowser
 from .browse.tags import TagBrowser
-from .core.errors import VaetagError, nearest
+from .core.errors import UsageError, VaetagError, nearest
 from .core.progress import say
 from .data.images import load_image, to_float
 from .data.table import TagTable
@@ -264,6 +265,16 @@ def show_evidence(self:Predictions, v):
     how = 'shares of the logit' if self.tagger.net.exact_evidence else 'a hint, not exact'
     self.found.value = (f'<b class="vt-found">evidence for {html.escape(tag)}</b><br><small>red for, blue against; {how}; '
                         f'{float(m.min()):+.2f} to {float(m.max()):+.2f}</small>')
+
+# %% ../nbs/10_dashboards.ipynb #6050a598
+def tag_browser(predictions, # `Scored`, or a `Tagger` (then with `images`)
+                images=None, # `TagTable`, folder or list of pictures, for `score_all`
+                **options)->ScoredBrowser: # of `browse.scored.ScoredBrowser`
+    "The pictures of a tag by falling score, with a threshold for each tag that can be moved."
+    if isinstance(predictions, Tagger):
+        if images is None: raise UsageError('tag_browser: a tagger needs images to look at; give images=')
+        predictions = score_all(predictions, images)
+    return ScoredBrowser(predictions, **options)
 
 # %% ../nbs/10_dashboards.ipynb #b8e82f06
 def predictions_picture(scored:Scored,    # of `score_all`
