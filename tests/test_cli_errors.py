@@ -70,7 +70,7 @@ def test_a_path_that_is_not_there_is_named(home, command, path):
 
 @pytest.mark.parametrize('command, says', [
     *[(f'data testset --source-json {IN} --output-dir o --test-ratio {r}', f'--test-ratio {float(r)}: must lie between 0 and 1') for r in ('0', '1', '-1', '2', 'nan')],
-    ('data synth --output-dir o --num-images 0', '--num-images 0: at least 1'), (f'data split {IN} --val 0 --out o', '--no-val'), (f'data split {IN} --val 1 --out o', 'val 1 and test 0.1'),
+    ('data synth --output-dir o --num-images 0', '--num-images 0: at least 1'), (f'data split {IN} --val 0 --out o', '--no-val'), (f'data split {IN} --rest hash --out o', '--rest: is how newest draws'), (f'data split {IN} --group-by sha256 phash:20 --out o', "'phash:20': from 0 to 16 bits"), (f'data split {IN} --val 1 --out o', 'val 1 and test 0.1'),
     (f'latents encode --data {IN} --vae a --codec.vae b --out o', '--vae a and --codec.vae b'), ('train decoder --optim.lr fast', "--optim.lr: 'fast' is not a number"), ('train decoder --optim.lrr 1', 'no such flag: --optim.lrr. Did you mean --optim.lr'),
     ('train decoder --model.head pol', "--model.head: 'pol' is none of pool, query, timm, plain, attention. Did you mean 'pool'"), ('train decoder --epochs', '--epochs: needs a value'),
     (f'data stats {IN} --max-bad 2', 'max_bad 2.0'), (f'data stats {IN} --max-bad -1', 'max_bad -1.0'), ('data vocab', 'no source'), (f'data vocab {IN} --top 0', 'top 0'),

@@ -68,12 +68,13 @@ class DataSplit(FromData):
     def __call__(self):
         from vaetag_nb.data import split
         if self.method == 'newest' and self.test is not None: raise UsageError('--test: the test side of newest is --test-ids')
+        if self.rest is not None and self.method != 'newest': raise UsageError('--rest: is how newest draws train and val; leave it out, or say --method newest')
         table, old = self.read(self.data), split.Split.read(self.out) if self.out.exists() else None
         s = split.ensure(self.out, table, self.extend, strict=True, method=self.method, val=self.val, test=self.test, seed=self.seed, group_by=self.group_by, no_val=self.no_val, test_ids=self.test_ids, rest=self.rest)
         split.apply(table, s)
         sizes, done = s.sizes, 'written' if old is None else 'reused' if len(s) == len(old) else 'extended'
         return Outcome(dict(sizes=sizes, fingerprint=s.fingerprint, quality=s.quality, out=str(self.out), done=done),
-                       f"{self.out}: {', '.join(f'{n} {k}' for k, n in sizes.items())} ({done})\n\n{s.report().to_string(index=False, na_rep='', float_format='{:.3g}'.format)}")
+                       f"{self.out}: {', '.join(f'{n} {k}' for k, n in sizes.items())} ({done})")
 
 # %% ../../nbs/11_verbs/10_data.ipynb #baeedde2
 @verb('data vocab')
