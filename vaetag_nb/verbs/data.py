@@ -74,7 +74,7 @@ class DataSplit(FromData):
         split.apply(table, s)
         sizes, done = s.sizes, 'written' if old is None else 'reused' if len(s) == len(old) else 'extended'
         return Outcome(dict(sizes=sizes, fingerprint=s.fingerprint, quality=s.quality, out=str(self.out), done=done),
-                       f"{self.out}: {', '.join(f'{n} {k}' for k, n in sizes.items())} ({done})")
+                       f"{self.out}: {', '.join(f'{n} {k}' for k, n in sizes.items())} ({done})\n\n{s.report().to_string(index=False, na_rep='', float_format='{:.3g}'.format)}")
 
 # %% ../../nbs/11_verbs/10_data.ipynb #baeedde2
 @verb('data vocab')
