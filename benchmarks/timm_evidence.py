@@ -1,11 +1,11 @@
 """A tagger on pixels: from scratch and from pretrained weights, three losses, and the decoder on latents in the same time; three seeds
 
-    python benchmarks/timm_evidence.py [--cells pretrained/bce latent] [--seeds 0 1 2] [--photos 2000] [--epochs 10] [--size 80]
+    python benchmarks/timm_evidence.py [--cells pretrained/bce latent] [--seeds 0 1 2] [--photos 2000] [--epochs 8] [--size 64]
                                        [--out runs/timm_evidence] [--results benchmarks/results/timm_evidence.json]
 
 Shop photos in VAETAG_SHARED (default ../shared/data), the tags that 30 of them carry. Each seed draws its own split (70 % to learn, 10 % to validate,
 20 % to test; duplicates on one side) and its own weights; within a seed all cells have the same split, and those of timm the same batches. The network is
-MobileNet v2 on squares of 80 pixels, from random weights (`scratch`) or from those in `weights/mobilenetv2_timm` (`pretrained`); every loss has the same
+MobileNet v2 on squares of 64 pixels, from random weights (`scratch`) or from those in `weights/mobilenetv2_timm` (`pretrained`); every loss has the same
 rate, so that the figures compare losses as they come, not as each would be tuned. `latent` is the decoder of real_images.py on the latents of TAEF2, for as many epochs as fit
 into the processor time that `pretrained/bce` took with this seed, encoding included. Weights and thresholds are chosen on validation; every figure is of the test side.
 The file of results is written after each cell, and what is in it with the same settings is not done again.
@@ -98,8 +98,8 @@ def main():
     p.add_argument('--cells', nargs='+', choices=list(CELLS), default=list(CELLS))
     p.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     p.add_argument('--photos', type=int, default=2000, help='photos, of 5000')
-    p.add_argument('--epochs', type=int, default=10, help='of the networks on pixels')
-    p.add_argument('--size', type=int, default=80, help='pixels, the longer side of most photos')
+    p.add_argument('--epochs', type=int, default=8, help='of the networks on pixels')
+    p.add_argument('--size', type=int, default=64, help='pixels; the longer side of most photos is 80')
     p.add_argument('--out', type=Path, default=Path('runs/timm_evidence'), help='tables, latents and the unfinished run')
     p.add_argument('--results', type=Path, help='file of results; none: OUT/timm_evidence.json')
     a = p.parse_args()
