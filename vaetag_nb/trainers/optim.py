@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'warmup_steps', 'constant', 'linear', 'cosine', 'by_epoch', 'staircase', 'one_cycle', 'set_rates', 'Part',
-           'group_settings', 'one_of', 'floor_of', 'schedule', 'make_optimizer', 'group_table', 'newton_schulz_in',
-           'Muon', 'Ema', 'applied']
+           'group_settings', 'floor_of', 'schedule', 'check_optimizer', 'make_optimizer', 'group_table',
+           'newton_schulz_in', 'Muon', 'Ema', 'applied']
 
 # %% ../../nbs/06_trainers/05_optim.ipynb #486bf29e
 import math
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers, muon
-from ..core.errors import UsageError, nearest
+from ..core.errors import UsageError, nearest, one_of
 
 # %% ../../nbs/06_trainers/05_optim.ipynb #0fb5b5e9
 def warmup_steps(warmup:float, # optimiser steps, or a fraction of the run if below 1
@@ -100,10 +100,6 @@ def group_settings(opt)->list:
 # %% ../../nbs/06_trainers/05_optim.ipynb #da3212ad
 SCHEDULES = 'constant', 'cosine', 'linear', 'step', 'plateau', 'onecycle'
 
-def one_of(name:str, value, known):
-    "Raise a `UsageError` if the setting `name` is none of the `known` values."
-    if value not in known: raise UsageError(f"{name}: {value!r} is none of {', '.join(known)}.{nearest(value, known)}")
-
 def floor_of(lr:float,         # rate at the peak
              min_ratio=0.,     # share of it that is left after the last step
              min_lr=None,      # rate that is left; wins over the share
@@ -126,9 +122,16 @@ def schedule(name:str,         # one of `SCHEDULES`
     if name == 'onecycle': return one_cycle(total)
     if name != 'step': return constant(total, warmup)
     if step_epochs < 1: raise UsageError(f'optim.step_epochs: {step_epochs} is not at least 1')
+    if per_epoch is None: raise UsageError('scheduler: step: needs per_epoch, the optimiser steps of an epoch')
     return staircase(per_epoch, step_epochs, gamma)
 
 # %% ../../nbs/06_trainers/05_optim.ipynb #bfa4d6eb
+def check_optimizer(name:str, lr:float, layer_decay=None): # as for `make_optimizer`
+    "A `UsageError` names the setting that no optimiser is made of."
+    if name.removeprefix('lookahead_') not in list_optimizers(): raise UsageError(f'optim.name: {name!r} is no optimiser of timm.{nearest(name, list_optimizers())}')
+    if not lr > 0: raise UsageError(f'optim.lr: {lr} is not above 0')
+    if layer_decay is not None and not 0 < layer_decay <= 1: raise UsageError(f'optim.layer_decay: {layer_decay} is not in (0, 1]')
+
 def make_optimizer(net,              # network; what does not ask for gradients is left out
                    name='adamw',     # any of timm's
                    lr=1e-4,          # rate at the peak
@@ -137,9 +140,7 @@ def make_optimizer(net,              # network; what does not ask for gradients 
                    layer_decay=None, # each layer learns at this times the rate of the one above; `None` is one rate
                    decay_all=False): # decay biases and norms, too
     "An optimiser of timm for a network, with its groups."
-    if name.removeprefix('lookahead_') not in list_optimizers(): raise UsageError(f'optim.name: {name!r} is no optimiser of timm.{nearest(name, list_optimizers())}')
-    if lr <= 0: raise UsageError(f'optim.lr: {lr} is not above 0')
-    if layer_decay is not None and not 0 < layer_decay <= 1: raise UsageError(f'optim.layer_decay: {layer_decay} is not in (0, 1]')
+    check_optimizer(name, lr, layer_decay)
     if not any(p.requires_grad for p in net.parameters()): raise UsageError('model.freeze: nothing is left to learn')
     try: opt = create_optimizer_v2(net, name, lr, weight_decay, momentum, layer_decay=layer_decay, filter_bias_and_bn=not decay_all)
     except (TypeError, ValueError, AssertionError, RuntimeError) as e: raise UsageError(f"optim.name: {name} cannot be made of these settings: {' '.join(str(e).split())}") from e
@@ -147,10 +148,12 @@ def make_optimizer(net,              # network; what does not ask for gradients 
     if type(opt) is muon.Muon: opt.__class__ = Muon   # of ours, see below
     return opt
 
-def group_table(opt)->list: # lines
+def group_table(opt,       # an optimiser
+                made=None, # its `group_settings` when it was made; `None` is those of now
+                )->list:   # lines
     "Rate, decay and size of the groups of an optimiser, as a table."
-    row = lambda g: (f"{g['lr']*g.get('lr_scale', 1.):.3g}", f"{g['weight_decay']:g}", str(len(g['params'])), f"{sum(p.numel() for p in g['params']):,}")
-    rows = [('lr', 'decay', 'tensors', 'parameters'), *map(row, opt.param_groups)]
+    row = lambda g, m: (f"{m['lr']*m.get('lr_scale', 1.):.3g}", f"{m['weight_decay']:g}", str(len(g['params'])), f"{sum(p.numel() for p in g['params']):,}")
+    rows = [('lr', 'decay', 'tensors', 'parameters'), *map(row, opt.param_groups, made or opt.param_groups)]
     wide = [max(map(len, c)) for c in zip(*rows)]
     return ['  '.join(v.rjust(w) for v, w in zip(r, wide)) for r in rows]
 
