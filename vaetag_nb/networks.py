@@ -112,6 +112,7 @@ class PixelNetwork:
                  device, precision):
         self.model, self.device, self.precision = model, device, precision
         self.net = model.net.to(device).eval().requires_grad_(False)
+        if not isinstance(self.net, OnnxNetwork): self.net = self.net.to(memory_format=torch.channels_last)   # as decoded pictures are
         self.preprocess, self.said = OneSize(model.square), model.meta['architecture']['name']
 
     @torch.inference_mode()
