@@ -6,7 +6,7 @@
 __all__ = ['TRUNK', 'SETTINGS', 'RATES', 'DecoderLoss', 'HeadConfig', 'LatentsConfig', 'DecoderOptim', 'DecoderEval',
            'DecoderConfig', 'check_terms', 'check_head', 'check', 'mixed', 'weight_groups', 'first_head', 'DecoderTask',
            'with_probe', 'joined', 'Prepared', 'store_folder', 'wanted', 'prepare', 'readable', 'finish',
-           'train_decoder']
+           'train_decoder', 'TimmTaggerTask']
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #25725007
 import dataclasses as dc
@@ -39,6 +39,7 @@ from .optim import Muon, schedule
 from .processes import Processes, on_main
 from .settings import EvalConfig, OptimConfig, RunConfig, RunResult
 from .task import Task
+from .timm import TimmTaggerTask
 
 # %% ../../nbs/06_trainers/50_tagger.ipynb #bd85f142
 @dataclass
@@ -403,3 +404,6 @@ def train_decoder(cfg:DecoderConfig)->RunResult:
     side = 'test' if 'test' in figures else 'val'
     if side == 'val': say('no test records: thresholds were tuned on the records that the figures are of')
     return RunResult(out, out/'best', figures)
+
+# %% ../../nbs/06_trainers/50_tagger.ipynb #ebcb7b57
+_all_ = ['TimmTaggerTask']
