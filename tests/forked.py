@@ -19,3 +19,19 @@ def ended(pid, timeout=120):
     return os.waitstatus_to_exitcode(done[1])
 
 def killed(pid): os.kill(pid, signal.SIGKILL); assert ended(pid) == -signal.SIGKILL
+
+def killed_in_the_middle(load, tag, batch):
+    "Run `tag(load())` in a process that is killed as soon as its tagger comes to batch number `batch`, counted from 1."
+    here, there = os.pipe()
+    def job():
+        t = load()
+        real, n = t.score_images, [0]
+        def slow(x):
+            n[0] += 1
+            if n[0] == batch: os.write(there, b'now'); time.sleep(60)
+            return real(x)
+        t.score_images = slow
+        tag(t)
+    p = forked(job); os.close(there)
+    assert os.read(here, 3) == b'now'
+    killed(p); os.close(here)

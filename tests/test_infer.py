@@ -1,10 +1,10 @@
 """`Tagger`, its folder runs and captions: what crosses notebooks, hostile input, kills, and properties."""
-import errno, os, time, zipfile
+import errno, os, zipfile
 from pathlib import Path
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-from forked import forked, killed
+from forked import killed_in_the_middle
 from toy_tagger import TINY, toy_tagger
 from vaetag_nb.captions import CaptionOptions, canonical, caption, caption_tags, merge_caption
 from vaetag_nb.core.errors import UsageError, VaetagError
@@ -158,19 +158,7 @@ def test_kill_and_go_on(toy, tmp_path, format, cache):
     d, table, _, tagger = toy
     images, name = Path(table.paths[0]).parent, 'predictions.jsonl'
     tagger.tag_folder(images, tmp_path/'whole', format=format, batch_size=2)
-    here, there = os.pipe()
-    def tag():
-        t = Tagger.load(d/'model', device='cpu')
-        real, n = t.score_images, [0]
-        def slow(x):
-            n[0] += 1
-            if n[0] == 5: os.write(there, b'now'); time.sleep(60)
-            return real(x)
-        t.score_images = slow
-        t.tag_folder(images, tmp_path/'out', format=format, batch_size=2)
-    p = forked(tag); os.close(there)
-    assert os.read(here, 3) == b'now'
-    killed(p); os.close(here)
+    killed_in_the_middle(lambda: Tagger.load(d/'model', device='cpu'), lambda t: t.tag_folder(images, tmp_path/'out', format=format, batch_size=2), 5)
     if format == 'jsonl': assert 0 < len(read_jsonl(tmp_path/'out'/name)) < len(table)
     report = tagger.tag_folder(images, tmp_path/'out', format=format, batch_size=2)
     assert report.reused >= 4 and report.tagged == len(table) - report.reused

@@ -1,8 +1,8 @@
 "Taggers of pixels through `Tagger`: folders, kills, verbs and dashboards, with tiny timm networks."
-import os, time
+from types import SimpleNamespace
 import numpy as np, pytest, torch
 from PIL import Image
-from forked import forked, killed
+from forked import killed_in_the_middle
 from vaetag_nb.core.errors import VaetagError
 from vaetag_nb.core.io import read_json, read_jsonl
 from vaetag_nb.core.rng import np_rng, seeded
@@ -55,19 +55,7 @@ def test_kill_and_go_on(toy, tmp_path, cache):
     "kill -9 in the middle; the same command ends with the files of an undisturbed run and computes at most one batch twice"
     d, tagger, files = toy
     tagger.tag_folder(d/'in', tmp_path/'whole', format='jsonl', batch_size=2)
-    here, there = os.pipe()
-    def tag():
-        t = Tagger.load(d/'run', device='cpu')
-        real, n = t.score_images, [0]
-        def slow(x):
-            n[0] += 1
-            if n[0] == 4: os.write(there, b'now'); time.sleep(60)
-            return real(x)
-        t.score_images = slow
-        t.tag_folder(d/'in', tmp_path/'out', format='jsonl', batch_size=2)
-    p = forked(tag); os.close(there)
-    assert os.read(here, 3) == b'now'
-    killed(p); os.close(here)
+    killed_in_the_middle(lambda: Tagger.load(d/'run', device='cpu'), lambda t: t.tag_folder(d/'in', tmp_path/'out', format='jsonl', batch_size=2), 4)
     assert len(read_jsonl(tmp_path/'out/predictions.jsonl')) == 6
     report = tagger.tag_folder(d/'in', tmp_path/'out', format='jsonl', batch_size=2)
     assert (report.reused, report.tagged) == (6, 6)
@@ -121,7 +109,7 @@ def test_table_scores_and_embeddings(toy, tmp_path):
     from vaetag_nb.eval.scores import read_scores
     d, tagger, files = toy
     status, out, err = tag(toy, d/'in', '--format', 'table', '--threshold', 'general=0,character=.0')
-    assert status == 0 and out.count('\n  rating\n') == 12 and '\n  character\n' in out and out.startswith('00.png') is False and out.startswith('01.png')
+    assert status == 0 and out.count('\n  rating\n') == 12 and '\n  character\n' in out and out.startswith('01.png  ')
     status, out, err = tag(toy, d/'in', '--out', tmp_path/'o', '--save-predictions', tmp_path/'s', '--emit', 'embeddings')
     assert status == 0, err
     s, z = read_scores(tmp_path/'s'), np.load(tmp_path/'o/embeddings.npz', allow_pickle=False)
@@ -147,6 +135,9 @@ def test_a_folder_at_an_address(toy, tmp_path):
     status, out, err = tag(toy, 'memory://pictures', '--format', 'txt')
     assert status == 2 and 'not on this machine' in err
     assert tag(toy, 'memory://nothing', '--out', tmp_path/'o')[0] == 1
+    one = files[1].relative_to(d/'in').as_posix()
+    assert tag(toy, f'memory://pictures/{one}', '--out', tmp_path/'one', '--evidence', 'blush')[0] == 0
+    assert [p.relative_to(tmp_path/'one').as_posix() for p in (tmp_path/'one').rglob('*.png')] == [f'evidence/{one}.blush.png']
 
 def test_captions_beside_the_pictures_need_no_out(toy, tmp_path):
     (tmp_path/'in').mkdir()
@@ -186,6 +177,43 @@ def test_nothing_is_fitted_to_pictures_without_tags(toy, tmp_path):
     assert before == {p.name: p.read_bytes() for p in (toy[0]/'run/best').iterdir()} and not (tmp_path/'o').exists()
     status, out, err = shell('eval', 'tagger', '--model', str(toy[0]/'run'), '--data', str(d), '--keep-unlabelled', '--device', 'abacus')
     assert status == 2 and "device 'abacus' is not there" in err
+
+def test_what_does_not_go_together_is_said_before_the_work(toy, tmp_path):
+    d, tagger, files = toy
+    keep = '--save-predictions', tmp_path/'s'
+    for args, says in ((('--top-k', '0', *keep), 'top_k 0: at least 1'), (('--threshold', 'nope=.3', *keep), "threshold: 'nope' is neither a tag of the model nor a category"), (('--rule', 'mcut', *keep), '--save-predictions needs one for each tag'),
+                       (('--threshold', 'rating=.5'), "'rating': a rating has no threshold")):
+        status, out, err = tag(toy, d/'in', *args)
+        assert (status, out) == (2, '') and says in err and err.count('\n') == 1, err
+    assert not (tmp_path/'s').exists()
+    status, _, err = shell('tag', str(files[0]), '--decoder', 'head.bin', '--layout', 'wd')
+    assert status == 2 and '--layout: is that of a published tagger' in err and err.count('\n') == 1
+
+def test_a_named_file_has_its_company_beside_it(toy, tmp_path):
+    "Embeddings and heat maps lie in the folder of the result file"
+    d, tagger, files = toy
+    status, out, err = tag(toy, files[1], '--out', tmp_path/'o/o.json', '--emit', 'embeddings', '--evidence', 'blush')
+    assert status == 0, err
+    assert sorted(p.relative_to(tmp_path/'o').as_posix() for p in (tmp_path/'o').rglob('*') if p.is_file()) == ['classification_results.json', 'embeddings.npz', f'evidence/{files[1].name}.blush.png', 'o.json']
+
+def test_captions_replace_as_the_contract_writes_it(toy, tmp_path):
+    (tmp_path/'in').mkdir()
+    (tmp_path/'in/a.png').write_bytes(toy[2][0].read_bytes())
+    assert tag(toy, tmp_path/'in', '--format', 'txt', '--threshold', '0', '--caption.replace', '1girl=girl', 'blush=', '--caption.sort', 'vocab')[0] == 0
+    assert (tmp_path/'in/a.txt').read_text(encoding='utf-8') == 'girl, long_hair, hatsune_miku'
+
+def test_an_onnx_file_is_not_called_bf16(toy, tmp_path, monkeypatch):
+    pytest.importorskip('onnxruntime')
+    from vaetag_nb import infer
+    from vaetag_nb.models.foreign import OnnxNetwork
+    monkeypatch.setattr(infer, 'bf16_works', lambda d: True)
+    class File(OnnxNetwork):
+        def __init__(self): torch.nn.Module.__init__(self)
+        def to(self, device): return self
+    model = SimpleNamespace(net=File(), square=toy[1].model.square, meta=dict(architecture=dict(name='model.onnx')), vocab=VOCAB)
+    assert Tagger(model, device='cpu', precision='auto').precision == 'fp32'
+    with pytest.raises(VaetagError, match='precision bf16: model.onnx is computed as its file was written'): Tagger(model, device='cpu', precision='bf16')
+    assert Tagger(toy[1].model, device='cpu', precision='auto').precision == 'bf16'
 
 # published folders
 

@@ -118,7 +118,8 @@ def caption_tags(result:Result, o:CaptionOptions)->list[str]:
     if o.blacklist:
         banned = matcher(o.blacklist)
         e = [x for x in e if not banned(x[0])]
-    e = with_implied(replaced(e, o.replace), o.implications, o.implied)
+    if o.replace: e = replaced(e, o.replace)
+    e = with_implied(e, o.implications, o.implied)
     if o.expand_series: e = series_expanded(e)
     names = [x[0] for x in ordered(e, o)]
     rating = [result.rating[0]] if result.rating and o.rating != 'none' else []
@@ -147,7 +148,13 @@ def merge_caption(old:str,         # text of the sidecar as it is
     new = split(new) if isinstance(new, str) else list(new)
     body, end = old.rstrip('\r\n'), '\n' if old.endswith('\n') else ''
     have = {canonical(x) for x in split(body)}
-    add = [x for x in dict.fromkeys(new) if canonical(x) not in have]
     if how == 'replace': return sep.join(new) + end
+    def lacking(x):             # a prefix may have several parts: of one that is there in part, the rest is added
+        parts = split(x)
+        left = [y for y in parts if canonical(y) not in have]
+        return x if len(left) == len(parts) else sep.join(left)
+    add = [y for x in dict.fromkeys(new) if (y := lacking(x)).strip()]
+    mark = sep.strip()
+    if mark: body = re.sub(rf'(\s*{re.escape(mark)})+\s*$', '', body) if how == 'append' and add else body
     if not body.strip(): return sep.join(add) + end
     return sep.join([body, *add] if how == 'append' else [*add, body]) + end

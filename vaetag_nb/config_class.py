@@ -123,13 +123,14 @@ def _statement(module, n, scope, out):
         for path, anew, at in changes(n):
             if path == '*': out.late.append((path, anew, module.mark(at)))
             elif isinstance(v := out.values.get(path), (list, dict)): module.reading.changed.append((v, module.mark(at)))
+    known = {t: x for t, _, x in new if not isinstance(x, Unknown)}
     for name in bound(n):
         had = name in out.values or name in out.unknown
         for d in (out.values, out.unknown, out.hides): d.pop(name, None)
-        (out.hides if isinstance(n, (*FUNCTIONS, ast.ClassDef)) and not had else out.unknown)[name] = module.mark(n)
+        if name not in known: (out.hides if isinstance(n, (*FUNCTIONS, ast.ClassDef)) and not had else out.unknown)[name] = module.mark(n)
+    out.values |= known
     for t, node, x in new:
-        if isinstance(x, Unknown): out.unknown[t] = *module.mark(n if node is None else node)[:2], n.lineno
-        else: out.unknown.pop(t, None); out.values[t] = x
+        if isinstance(x, Unknown): out.values.pop(t, None); out.unknown[t] = *module.mark(n if node is None else node)[:2], n.lineno
 
 def _method(module, n, out):
     "What a method sets of its object, and which others it calls"

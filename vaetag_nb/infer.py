@@ -44,6 +44,8 @@ class Tagger:
         if precision == 'bf16' and not bf16_works(self.device): raise UsageError(f'precision bf16: {self.device} has no bfloat16 arithmetic; use fp32')
         self.precision = 'bf16' if precision != 'fp32' and bf16_works(self.device) else 'fp32'
         self.net = network_of(model, folder, vae, self.device, self.precision)
+        if precision == 'bf16' != self.net.precision: raise UsageError(f'precision bf16: {self.net.said} is computed as its file was written; use fp32')
+        self.precision = self.net.precision
         self.vocab, self.preprocess = model.vocab, self.net.preprocess
         if vae is not None: self.latent_net
 
@@ -52,6 +54,7 @@ class Tagger:
              layout=None, # of a published tagger: wd, generic or cl, where its files do not tell
              **old):      # for a folder of VAE-Tagger, see `original_model`
         "The tagger in a run or model folder, or in the folder of a published one; a VAE is loaded when the first picture comes."
+        if is_original(folder) and layout: raise UsageError(f'{folder}: a folder of VAE-Tagger has no layout; leave it out')
         if is_original(folder): return cls.from_original(folder, vae=vae, device=device, precision=precision, **old)
         if old: raise UsageError(f"{folder}: a model folder says {', '.join(old)} itself; that is asked only of VAE-Tagger's files")
         folder = model_folder(folder)
@@ -222,7 +225,7 @@ def tag_latents(self:Tagger,
     "Tag latents; no picture is read and no VAE loaded."
     self.latent_net
     limits = self.thresholds(threshold, rule)
-    if not torch.is_tensor(z): return Results(self.result(Picture(None, n), s, limits, top_k, None if np.isfinite(s).all() else 'its latent is not finite')
+    if not torch.is_tensor(z): return Results(self.result(Picture(None, n), s, limits, top_k, None if np.isfinite(s).all() else self.net.broken)
                                               for n, s in self.stored_scores(z, space, batch_size, shape))
     scores = np.concatenate([self.score_latents(b) for b in self.to_model(z, space).split(batch_size)])
     out = Results(self.result(Picture(None), s, limits, top_k, None if np.isfinite(s).all() else 'it is not finite') for s in scores)

@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['DATA', 'VAE', 'IMAGE', 'LOOP', 'MACHINE', 'QUANT', 'XFORMERS', 'HEAD', 'CLASSES', 'SEMANTIC', 'ADAPTIVE', 'SAVE',
            'TAG', 'ENCODE', 'RECON', 'EVAL', 'SCENES', 'SCRIPTS', 'SCHEDULERS', 'WEIGHTS', 'Flag', 'Script',
-           'simplified', 'mapping', 'script_of', 'read_flags', 'Migration', 'training', 'migrate_command']
+           'simplified', 'mapping', 'script_of', 'model_beside', 'read_flags', 'Migration', 'training',
+           'migrate_command']
 
 # %% ../nbs/08d_migrate_command.ipynb #089466c2
 import re, shlex
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 import pandas as pd, yaml
-from .core.errors import UsageError, VaetagError, nearest
+from .core.config import nested
+from .core.errors import UsageError, naming, nearest
 
 # %% ../nbs/08d_migrate_command.ipynb #4cf0c5d7
 @dataclass(frozen=True)
@@ -123,18 +125,31 @@ def mapping(script=None)->pd.DataFrame: # columns script, flag, ours, why
 # %% ../nbs/08d_migrate_command.ipynb #11a69966
 def script_of(text:str,
               scripts=None,  # those that are known; default: VAE-Tagger's
-              of='VAE-Tagger')->tuple: # name, arguments, whatever stood before it
-    "The script that a command line (or the content of a shell file) calls."
+              of='VAE-Tagger',
+              seen=())->tuple: # name, arguments, whatever stood before it
+    "The script that a command line (or the content of a shell file) calls; `C:\\a` is read as `C:/a`."
     scripts = scripts or SCRIPTS
     lines = [l for l in text.splitlines() if not l.lstrip().startswith('#')]
-    try: words = shlex.split(re.sub(r'\\\s*$', ' ', '\n'.join(lines), flags=re.M))
+    text = re.sub(r'(?<=[\w:.])\\(?=[\w.])', '/', re.sub(r'\\\s*$', ' ', '\n'.join(lines), flags=re.M))
+    try: words = shlex.split(text)
     except ValueError as e: raise UsageError(f'not a command line: {e}') from None
-    name = lambda w: PurePath(w.replace('\\', '/')).name
+    name = lambda w: PurePath(w).name
     at = next((i for i, w in enumerate(words) if name(w) in scripts), None)
     if at is not None: return name(words[at]), words[at+1:], words[:at]
     said = next((w for w in words if w.endswith(('.py', '.sh'))), words[0] if words else '')
-    if said.endswith('.sh') and Path(said).is_file(): return script_of(Path(said).read_text(encoding='utf-8'), scripts, of)
+    if said.endswith('.sh') and Path(said).is_file():
+        if (file := Path(said).resolve()) in seen: raise UsageError(f'{said}: calls itself, and no script of {of}')
+        try:
+            with naming(said): inner = file.read_text(encoding='utf-8-sig')
+        except UnicodeDecodeError as e: raise UsageError(f'{said}: not UTF-8 at byte {e.start}') from e
+        return script_of(inner, scripts, of, (*seen, file))
     raise UsageError(f'{name(said)!r}: no script of {of}.{nearest(name(said), scripts)}')
+
+def model_beside(path)->str:
+    "Where the model folder of a checkpoint goes: `X` beside `X.pth.tar`, never the file itself."
+    p = PurePath(path)
+    name = p.name.split('.pth')[0] if '.pth' in p.name else p.stem
+    return str(p.with_name(name if name and name != p.name else f'{p.name}_model'))
 
 def _number(flag, kind, v):
     try: return dict(int=int, float=float, text=str)[kind](v)
@@ -161,16 +176,6 @@ def read_flags(name:str, args:list, scripts=None)->dict: # flag -> value
 # %% ../nbs/08d_migrate_command.ipynb #cff016d4
 SCHEDULERS = dict(constant='constant', constant_with_warmup='constant', cosine='cosine', cosine_with_restarts='cosine', linear='linear', polynomial='linear')
 WEIGHTS = dict(triplet_weight=1., kl_weight=.01)    # what VAE-Tagger's README says they are
-
-def _nest(flat):
-    "Dotted keys as nested mappings"
-    out = {}
-    for k, v in flat.items():
-        *path, last = k.split('.')
-        d = out
-        for p in path: d = d.setdefault(p, {})
-        d[last] = v
-    return out
 
 def _pixels(given):
     if given.get('use_bucketing'): return {'image.bucketing': True}, []
@@ -256,7 +261,7 @@ def training(name, given, yaml_name='run.yaml')->Migration:
     if s.verb == 'train full' and 'learning_rate' in given: notes.append("--learning_rate: the head's; the VAE's is optim.vae_lr")
     order = ['out', 'data', 'image', 'codec', 'model', 'loss', 'optim']
     flat = dict(sorted(flat.items(), key=lambda kv: order.index(h) if (h := kv[0].split('.')[0]) in order else len(order)))
-    return Migration([*commands, ['vaetag', *s.verb.split(), yaml_name]], _nest(flat), notes, yaml_name)
+    return Migration([*commands, ['vaetag', *s.verb.split(), yaml_name]], nested(flat), notes, yaml_name)
 
 # %% ../nbs/08d_migrate_command.ipynb #3a4fadb8
 def _words(s, given):

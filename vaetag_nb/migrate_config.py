@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'KEYS', 'FIXED', 'RECOMMENDED', 'SCHEDULERS', 'LOSSES', 'OPTIMIZERS', 'Key', 'config_table', 'one_of',
-           'with_params', 'nested', 'device_of', 'settings_of', 'ConfigMigration', 'recommended', 'migrate_config']
+           'with_params', 'fitting', 'device_of', 'needless', 'settings_of', 'ConfigMigration', 'recommended',
+           'migrate_config']
 
 # %% ../nbs/08i_migrate_config.ipynb #dbb29876
 import re
@@ -13,8 +14,8 @@ from pathlib import Path
 import pandas as pd, yaml
 from .config_class import read_class
 from .config_values import AUTO
-from .core.config import differences, load, to_dict
-from .core.errors import UsageError, VaetagError, nearest
+from .core.config import load, nested, to_dict
+from .core.errors import VaetagError, nearest
 
 # %% ../nbs/08i_migrate_config.ipynb #71e8c822
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ KEYS = dict(
     ACCUMULATION_STEPS=Key('accumulate', 'a short group at the end of an epoch is a step, too', int),
     LEARNING_RATE=Key('optim.lr', '', NUMBER), WEIGHT_DECAY=Key('optim.weight_decay', '', NUMBER),
     LR_SCHEDULER=Key('optim.scheduler', 'by steps, not by epochs (`step`, `plateau`: by epochs)', (str, type(None))),
-    LR_SCHEDULER_PARAMS=Key('optim.*', 'the cosine ends with the run, whatever T_max says', dict),
+    LR_SCHEDULER_PARAMS=Key('optim.*', 'the cosine ends with the run, whatever T_max says', (dict, type(None))),
     OPTIMIZER=Key('optim.name', 'SGD is called `momentum`; `sgd` is that of Nesterov', str),
-    LOSS_FN=Key('loss.name', 'computed in float32, so that half precision gives no NaN', str), LOSS_FN_PARAMS=Key('loss.*', '', dict),
+    LOSS_FN=Key('loss.name', 'computed in float32, so that half precision gives no NaN', str), LOSS_FN_PARAMS=Key('loss.*', '', (dict, type(None))),
     ENABLE_SDP_ATTENTION=Key(None, 'timm does that by itself'),
     SAVE_BEST_ONLY=Key('keep_every', 'the best and the last checkpoints are always kept', bool), SAVE_INTERVAL=Key('keep_every', 'epochs between checkpoints that stay for good', int),
     INFERENCE_THRESHOLD=Key('infer.threshold', 'thresholds fitted after training win over it, and >= everywhere (there > in use)', NUMBER),
@@ -77,46 +78,54 @@ def with_params(key, table, word, params, ours, notes)->dict: # our settings by 
     "A loss or a schedule with its parameters: those given, else what the code took."
     name, names, defaults = one_of(key, word, table)
     params, out = dict(params or {}), {}
-    for k in params.keys() - names.keys() - ({'T_max'} if name == 'cosine' else set()):
+    for k in [k for k in params if k not in names and (k, name) != ('T_max', 'cosine')]:
         notes.append(f'{key}_PARAMS: {k} = {params.pop(k)!r} has no effect with {word}' if k != 'eps' else f'{key}_PARAMS: eps = {params.pop(k)!r}: the loss is finite without it')
     for k, to in names.items():
         if (v := params.get(k, defaults.get(k))) is not None: out[f'{ours}.{to}'] = list(v) if isinstance(v, tuple) else v
     return {f'{ours}.{"scheduler" if ours == "optim" else "name"}': name} | out
 
 # %% ../nbs/08i_migrate_config.ipynb #bce8ccd0
-def nested(flat:dict)->dict:
-    "Dotted names as nested mappings."
-    out = {}
-    for k, v in flat.items():
-        *path, last = k.split('.')
-        d = out
-        for p in path: d = d.setdefault(p, {})
-        d[last] = v
-    return out
+def fitting(k:str, x, kind=None):
+    "`x`, where it is what setting `k` takes; else an error."
+    kinds = kind or (KEYS[k].kind if isinstance(KEYS[k].kind, tuple) else (KEYS[k].kind,))
+    if type(x) not in kinds and not (float in kinds and type(x) is int): raise VaetagError(f'{k}: {x!r} is not {" or ".join("nothing" if t is type(None) else t.__name__ for t in kinds)}')
+    if k in ('NORM_MEAN', 'NORM_STD') and not (len(x) == 3 and all(type(v) in NUMBER for v in x)): raise VaetagError(f'{k}: {x!r} is not three numbers')
+    if k == 'INFERENCE_THRESHOLD' and not 0 <= x <= 1: raise VaetagError(f'{k}: {x!r} is not between 0 and 1')
+    return x
 
 def device_of(v)->str:
     "A device as ours: a rank or AUTO is whatever there is."
     return 'auto' if v is AUTO or isinstance(v, int) or str(v).split(':')[0] not in ('cuda', 'cpu') else str(v)
 
-def settings_of(values:dict)->tuple: # {our dotted name: value}, notes
+def needless(values:dict)->list: # [(setting, why)]
+    "The settings that are no longer needed, and those that timm-cv does not have."
+    near = lambda k: n if 'Did you' in (n := nearest(k, KEYS)) else ''
+    return [(k, KEYS[k].why) for k in values if k in KEYS and KEYS[k].to is None] + [(k, f'no setting of timm-cv ({values[k]!r}).{near(k)}') for k in values if k not in KEYS]
+
+def settings_of(values:dict)->tuple: # {our dotted name: value}, notes, [(setting that has no use here, why)]
     "The settings that a configuration class, and the code around it, stand for."
-    flat, notes, v = dict(FIXED), [], values
+    v, flat, notes = {k: fitting(k, x) if k in KEYS and KEYS[k].kind else x for k, x in values.items()}, dict(FIXED), []
     for k, key in KEYS.items():
         if k not in v or key.to is None or key.to.endswith('*') or k in ('DEVICE', 'LR_SCHEDULER', 'LOSS_FN', 'OPTIMIZER', 'SAVE_BEST_ONLY', 'SAVE_INTERVAL', 'ENABLE_STRATIFIED_SPLIT'): continue
-        x, kinds = v[k], key.kind if isinstance(key.kind, tuple) else (key.kind,)
-        if type(x) not in kinds and not (float in kinds and type(x) is int): raise VaetagError(f'{k}: {x!r} is not {" or ".join("nothing" if t is type(None) else t.__name__ for t in kinds)}')
-        flat[key.to] = list(x) if isinstance(x, tuple) else 0 if x is None else x
-    if 'DEVICE' in v: flat['device'] = device_of(v['DEVICE'])
+        flat[key.to] = list(v[k]) if isinstance(v[k], tuple) else 0 if v[k] is None else v[k]
+    if 'DEVICE' in v:
+        flat['device'] = device_of(v['DEVICE'])
+        if isinstance(v['DEVICE'], str) and flat['device'] != v['DEVICE'] != 'auto': notes.append(f'DEVICE: {v["DEVICE"]} is neither cuda nor cpu: `device: auto` takes whatever is there')
     if 'OPTIMIZER' in v: flat['optim.name'] = one_of('OPTIMIZER', v['OPTIMIZER'], OPTIMIZERS)
-    if 'LR_SCHEDULER' in v: flat |= with_params('LR_SCHEDULER', SCHEDULERS, v['LR_SCHEDULER'], v.get('LR_SCHEDULER_PARAMS'), 'optim', notes)
-    if 'LOSS_FN' in v: flat |= with_params('LOSS_FN', LOSSES, v['LOSS_FN'], v.get('LOSS_FN_PARAMS') if v['LOSS_FN'] != 'BCEWithLogitsLoss' else {}, 'loss', notes)
+    for k, table, ours in (('LR_SCHEDULER', SCHEDULERS, 'optim'), ('LOSS_FN', LOSSES, 'loss')):
+        if k in v: flat |= with_params(k, table, v[k], v.get(f'{k}_PARAMS'), ours, notes)
     if 'ENABLE_STRATIFIED_SPLIT' in v: flat['split.method'] = 'stratified' if v['ENABLE_STRATIFIED_SPLIT'] else 'random'
     if v.get('SAVE_BEST_ONLY') is False: flat['keep_every'] = v.get('SAVE_INTERVAL', 1)
+    notes += _t_max(v)
+    if isinstance(w := flat.get('loss.pos_weight'), NUMBER): del flat['loss.pos_weight']; notes.append(f'pos_weight {w}: there a number was left out, only a list had an effect; `loss.pos_weight: {w}` takes it')
+    return flat, notes, needless(values)
+
+def _t_max(v)->list:
+    "What to say of a cosine that does not end with the run"
     t = (v.get('LR_SCHEDULER_PARAMS') or {}).get('T_max')
-    if v.get('LR_SCHEDULER') == 'CosineAnnealingLR' and t is not None and t != v.get('EPOCHS', t):
-        notes.append(f'T_max {t} is not EPOCHS {v["EPOCHS"]}: the cosine ends with the run, after {v["EPOCHS"]} epochs (there it {"had not come to its end" if t > v["EPOCHS"] else "rose again"})')
-    if isinstance(w := flat.get('loss.pos_weight'), (int, float)): del flat['loss.pos_weight']; notes.append(f'pos_weight {w}: there a number was left out, only a list had an effect; `loss.pos_weight: {w}` takes it')
-    return flat, notes
+    if v.get('LR_SCHEDULER') != 'CosineAnnealingLR' or t is None: return []
+    if fitting('LR_SCHEDULER_PARAMS: T_max', t, NUMBER) == v.get('EPOCHS', t): return []
+    return [f'T_max {t} is not EPOCHS {v["EPOCHS"]}: the cosine ends with the run, after {v["EPOCHS"]} epochs (there it {"had not come to its end" if t > v["EPOCHS"] else "rose again"})']
 
 # %% ../nbs/08i_migrate_config.ipynb #6980b210
 @dataclass
@@ -158,10 +167,8 @@ def migrate_config(path,               # the Python file
     "A configuration class of timm-cv as settings of `train timm`; the file is read, and never run."
     from vaetag_nb.trainers.timm_settings import TimmConfig
     got = read_class(path, name)
-    try: flat, notes = settings_of(got.values)
+    try: flat, notes, dropped = settings_of(got.values)
     except VaetagError as e: raise VaetagError(f'{path}: class {name}: {e}') from e
-    dropped = [(k, KEYS[k].why) for k in got.values if k in KEYS and KEYS[k].to is None]
-    dropped += [(k, f'no setting of timm-cv ({got.values[k]!r}).' + (near if 'Did you' in (near := nearest(k, KEYS)) else '')) for k in got.values if k not in KEYS]
     if recommend: flat, more = recommended(flat); notes += more
     config = nested({'name': run or re.sub(r'\W+', '_', Path(path).stem)} | dict(sorted(flat.items(), key=lambda kv: '.' in kv[0])))
     load(TimmConfig, config)                    # an error here names the setting

@@ -113,6 +113,7 @@ class PixelNetwork:
         self.model, self.device, self.precision = model, device, precision
         self.net = model.net.to(device).eval().requires_grad_(False)
         if not isinstance(self.net, OnnxNetwork): self.net = self.net.to(memory_format=torch.channels_last)   # as decoded pictures are
+        else: self.precision = 'fp32'                                  # as its file was written
         self.preprocess, self.said = OneSize(model.square), model.meta['architecture']['name']
 
     @torch.inference_mode()

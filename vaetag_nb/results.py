@@ -152,8 +152,10 @@ def overridden(base:np.ndarray,  # (K,) thresholds
     out = np.array(base, np.float32) if by is threshold else np.full(len(vocab), threshold, np.float32)
     rows = {k: vocab.index[k] for k in by if k in vocab.index and cats[vocab.index[k]] != 9} # `general` is the category
     for k in by.keys() - rows:
-        try: out[(cats == category_id(k)) & (cats != 9)] = by[k]
+        try: c = category_id(k)
         except VaetagError as e: raise UsageError(f'threshold: {k!r} is neither a tag of the model nor a category: {e}') from None
+        if c == 9: raise UsageError(f'threshold: {k!r}: a rating has no threshold, the likeliest one is taken')
+        out[cats == c] = by[k]
     for k, i in rows.items(): out[i] = by[k]
     bad = out[~((out >= 0) & (out <= 1))]
     if len(bad): raise UsageError(f'threshold {bad[0]:g} is not between 0 and 1')

@@ -36,14 +36,11 @@ def is_folder(src)->bool:
 
 def gather(images)->list[Picture]:
     "The pictures in a folder (here, or at an address), a path, a PIL picture, an array or tensor (see `to_image`), or a list of these."
-    if isinstance(images, str) and is_folder(images) and is_remote(images):
-        found = list_files(images, EXTENSIONS)
+    if is_folder(images):
+        far = is_remote(images)
+        found = list_files(images, EXTENSIONS) if far else list_images(images)
         if not found: raise VaetagError(f"{images}: no image in it; looked for {' '.join(sorted(EXTENSIONS))}")
-        return [Picture(f'{images.rstrip("/")}/{f}', f) for f in found]
-    if isinstance(images, (str, Path)) and Path(images).is_dir():
-        found = list_images(images)
-        if not found: raise VaetagError(f"{images}: no image in it; looked for {' '.join(sorted(EXTENSIONS))}")
-        return [Picture(f, f.relative_to(images).as_posix()) for f in found]
+        return [Picture(f'{images.rstrip("/")}/{f}', f) if far else Picture(f, f.relative_to(images).as_posix()) for f in found]
     many = images if isinstance(images, (list, tuple)) else [images]
     is_file = lambda x: isinstance(x, (str, Path, bytes))
     said = lambda x: x if isinstance(x, str) and is_remote(x) else Path(x).as_posix()

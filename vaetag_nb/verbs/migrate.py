@@ -94,6 +94,12 @@ class MigrateCommand:
     text: named(str, 'COMMAND') # such as "python train_full.py --json_path data.json ...", or a shell file
     out: Path|None = None      # write the YAML of a training run to this file
 
+def _no_yaml(m):
+    "Why a command has no YAML of its own"
+    made = [shlex.join(c) for c in m.commands if c[1:3] == ['migrate', 'config']]
+    if made: return f'the YAML of a run of timm-cv is written by: {made[0]}'
+    return 'a run that goes on has its settings in its folder, there is no YAML to write' if any('train' in c for c in m.commands) else 'this is no training run, there is no YAML to write'
+
 @verb('migrate command')
 def migrate_command(args):
     "Say a command line of VAE-Tagger or timm-cv in our words: \"python train_full.py ...\" [--out run.yaml]."
@@ -102,7 +108,7 @@ def migrate_command(args):
     o = parse(MigrateCommand, args, 'migrate command')
     from vaetag_nb.timm_command import is_timm, timm_command
     got = timm_command(o.text) if is_timm(o.text) else m.migrate_command(o.text, str(o.out or 'run.yaml'))
-    if o.out and got.config is None: raise UsageError(f'--out {o.out}: this is no training run, there is no YAML to write')
+    if o.out and got.config is None: raise UsageError(f'--out {o.out}: {_no_yaml(got)}')
     if o.out:
         with atomic_file(o.out) as f: f.write(got.yaml)
     return Outcome(got.to_dict(), str(got))

@@ -94,6 +94,7 @@ def _open(o):
     "The tagger that the arguments name"
     from vaetag_nb.infer import Tagger
     if (o.model is None) == (o.decoder is None): raise UsageError('give either --model or (a head file of VAE-Tagger) --decoder')
+    if o.decoder is not None and o.layout: raise UsageError('--layout: is that of a published tagger and goes with --model; leave it out with --decoder')
     old = dict(tags=o.tags, config=o.vae_config, family=o.family, attention_heads=o.attention_heads, resolution=o.resolution, layout=o.layout)
     load = Tagger.load if o.decoder is None else Tagger.from_original
     return load(o.model or o.decoder, vae=o.vae, device=o.device, precision=o.precision, **{k: v for k, v in old.items() if v is not None})
@@ -108,16 +109,24 @@ def _check(o):
     whole = '--save-predictions' if o.save_predictions else '--emit' if o.emit else None
     if whole and o.images is None: raise UsageError(f'{whole}: needs IMAGES')
     if o.emit and o.out is None: raise UsageError('--emit: needs --out, the folder for embeddings.npz')
+    if o.save_predictions and o.rule == 'mcut': raise UsageError('--rule mcut finds a threshold for each picture, --save-predictions needs one for each tag; give auto, tag, category or global')
+    if o.top_k is not None and o.top_k < 1: raise UsageError(f'top_k {o.top_k}: at least 1')
     if o.format == 'txt' and o.out is None and is_remote(o.images or ''): raise UsageError(f'--format txt: {o.images} is not on this machine: say with --out where the captions go')
     if o.save_predictions:
         from vaetag_nb.eval.scores import check_scores
         check_scores(o.save_predictions)
+
+def _folder(o):
+    "Where what goes beside the result file goes"
+    from vaetag_nb.predictions import output_file
+    return o.out if o.format == 'txt' else output_file(o.out, o.format or 'json').parent
 
 def _tag(o):
     from vaetag_nb.outputs import classic_threshold
     from vaetag_nb.data.implications import read_implications
     from vaetag_nb.predictions import format_of
     from vaetag_nb.results import Results
+    from vaetag_nb.sources import is_folder
     _check(o)
     if o.out is not None: o.format = format_of(o.out, o.format)
     if o.implications is not None: o.caption.implications = read_implications(o.implications)
@@ -125,10 +134,10 @@ def _tag(o):
     tagger = _open(o)
     tagger.vocab.rows(o.evidence)                                       # an unknown tag is said before the work
     how, at = dict(threshold=threshold, rule=o.rule, top_k=o.top_k), classic_threshold(tagger, threshold) if o.format == 'classic' else None
+    tagger.thresholds(threshold, o.rule)                                # so are wrong thresholds
     if o.save_predictions or o.emit: _keep_whole(tagger, o, how)
     if o.from_latents is None and (o.out is not None or o.format == 'txt'):
-        folder = is_remote(o.images) or Path(o.images).is_dir()
-        rep = tagger.tag_folder(o.images if folder else [o.images], o.out, o.format or 'json', o.batch_size, **how, skip_errors=o.skip_errors,
+        rep = tagger.tag_folder(o.images if is_folder(o.images) else [o.images], o.out, o.format or 'json', o.batch_size, **how, skip_errors=o.skip_errors,
                                 existing=o.existing, caption=o.caption)
         files = [*rep.files, *_heat_maps(tagger, o, rep.failed)]
         return Outcome(dict(tagged=rep.tagged, reused=rep.reused, failed=rep.failed, files=[str(f) for f in files]), '\n'.join(map(str, files)))
@@ -144,7 +153,7 @@ def _keep_whole(tagger, o, how):
     c = collect(tagger, o.images, o.batch_size, o.emit is not None)
     limits = tagger.thresholds(how['threshold'], 'auto' if o.rule == 'mcut' else o.rule)
     if o.save_predictions: save_scores(o.save_predictions, c.as_scores(tagger, limits))
-    if o.emit: write_embeddings(o.out/'embeddings.npz', c)
+    if o.emit: write_embeddings(_folder(o)/'embeddings.npz', c)
     if c.failed: say(f'{len(c.failed)} pictures could not be read and are left out')
 
 def _said(tagger, o, got, how, at):
@@ -170,10 +179,10 @@ def _as_text(r):
 
 def _heat_maps(tagger, o, failed):
     "The pictures that --evidence asks for"
-    from vaetag_nb.sources import gather
+    from vaetag_nb.sources import gather, is_folder
     pictures = [p for p in gather(o.images) if p.name not in failed] if o.evidence else []
-    names = [p.name if is_remote(o.images) or Path(o.images).is_dir() else Path(p.name).name for p in pictures]
-    return [f for p, n in zip(pictures, names) for f in tagger.write_heat_maps(p.source, list(o.evidence), o.out/'evidence'/Path(n).parent)]
+    names = [p.name if is_folder(o.images) else Path(p.name).name for p in pictures]
+    return [f for p, n in zip(pictures, names) for f in tagger.write_heat_maps(p.source, list(o.evidence), _folder(o)/'evidence'/Path(n).parent)]
 
 # %% ../../nbs/11_verbs/40_use.ipynb #415446fa
 @verb('eval tagger')
