@@ -284,7 +284,7 @@ def test_sidecars(tmp_path):
     assert t.ids == ['a.PNG', 'b.PNG', 'd.e.PNG'] and t.labels.toarray().tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 1]] and t.labelled.all()
     assert dict(t.report.counts) | dict(images_without_sidecar=1, unknown_tags=1, duplicate_tags=1, empty_label_images=1) == dict(t.report.counts)
     w = TagTable.read(tmp_path/'s', vocab, weights=True)
-    assert w.tags(0) == dict(solo=.5, cat=1.) and w.report.unknown == {'rem \\(re:zero\\)': 1}
+    assert w.tags(0) == dict(solo=.5, cat=1.) and w.tags(2) == t.tags(2) and not w.report.unknown          # escaped names are found beside weights, too
     assert TagTable.read(tmp_path/'s', vocab, exact=True).report.counts['unknown_tags'] == 2 and len(TagTable.read(tmp_path/'s', vocab, drop_empty=True)) == 2
     put(tmp_path, 's/a.txt', b'solo, \xff')
     with pytest.raises(VaetagError, match='a.txt: not UTF-8 at byte 6'): TagTable.read(tmp_path/'s', vocab)

@@ -41,6 +41,14 @@ def test_batches_of_any_size_agree(toy):
     tags = lambda b: [list(r.tags) for r in toy[1].tag(toy[2], batch_size=b)]
     assert tags(1) == tags(8)
 
+def test_a_tagger_of_one_tag(toy, tmp_path):
+    with seeded(0, 'one'): net = create('test_resnet', 1, 32)
+    save_timm(tmp_path/'m', net, Vocab(['solo']), square_of(net, 32), dict(global_threshold=.01, per_class_thresholds={}))
+    t = Tagger.load(tmp_path/'m', device='cpu')
+    assert [list(r.tags) for r in t.tag(toy[2][:3], batch_size=2)] == [['solo']]*3 and t.tag(toy[2][0]).scores.shape == (1,)
+    status, out, err = shell('tag', str(toy[2][0]), '--model', str(tmp_path/'m'), '--device', 'cpu', '--format', 'table')
+    assert status == 0 and 'solo' in out, err
+
 def test_what_a_tagger_of_pixels_lacks_and_has(toy, tmp_path):
     _, t, files = toy
     assert t.name == 'run' and 'test_resnet' in repr(t)

@@ -284,17 +284,24 @@ def add_arrow(self:Labels,
 # %% ../../nbs/01_data/05_labels.ipynb #34206bc4
 def name_reader(aliases=None, # `{alias: name}`
                 exact=False,  # whether only names as they stand are known
+                weights=False, # whether a number behind the last colon of what is no name is its weight
                 ):
     "A `read` function for `Labels` that takes entries as names."
     aliases = {} if exact else aliases or {}
-    def read(entry, vocab):
-        e = entry.strip()
+    def found(e, vocab): # (name, note)
         bare = e.replace('\\(', '(').replace('\\)', ')')
         forms = [e] if exact else [e, bare, bare.replace(' ', '_')]
         meant = [aliases[f] for f in forms if f in aliases]
-        if vocab is None: return meant[0] if meant else e, 1., 'alias' if meant else '' if is_text(e) else 'unknown_tag'
+        if vocab is None: return meant[0] if meant else e, 'alias' if meant else '' if is_text(e) else 'unknown_tag'
         tag = next((t for t in forms + meant if t in vocab), None)
-        return tag or e, 1., 'unknown_tag' if not tag else '' if tag in forms else 'alias'
+        return tag or e, 'unknown_tag' if not tag else '' if tag in forms else 'alias'
+    def read(entry, vocab):
+        tag, note = found(entry.strip(), vocab)
+        if not weights or (vocab is not None and note != 'unknown_tag'): return tag, 1., note
+        name, w, odd = read_entry(entry, vocab)
+        if odd == 'bad_weight': return name, w, odd
+        tag, note = found(name, vocab)
+        return tag, w, note or ('empty_weight' if odd == 'empty_weight' else '')
     return read
 
 def with_aliases(read, # a `read` function

@@ -22,7 +22,7 @@ from .implications import implied, read_implications, widened
 from .labels import KINDS, Labels, LoadReport, name_reader, read_aliases, with_aliases
 from .records import (BATCH, Batch, Records, csv_records, json_records, jsonl_records, parquet_records,
                                     plain_name)
-from .tags import Vocab, is_text, read_entry
+from .tags import Vocab, is_text
 
 # %% ../../nbs/01_data/22_readers.ipynb #4e68a958
 def images_in(root)->list: # relative to `root`
@@ -77,7 +77,7 @@ def sidecar_records(src, report,
             tags = [re.sub('\r\n?|\n', lambda _: sep, t).split(sep) for t in islice(content, len(ids))]
             group = dict(group=[os.path.dirname(i) or '.' for i in ids]) if by_folder else {}
             yield Batch(ids, ids, tags, columns=group)
-    return Records(batches(), (str(src),), read_entry if weights else name_reader(aliases, exact), listed=True,
+    return Records(batches(), (str(src),), name_reader(aliases, exact, weights), listed=True,
                    empty='drop' if drop_empty else 'negative')
 
 # %% ../../nbs/01_data/22_readers.ipynb #854b7c52
@@ -283,7 +283,7 @@ def read_columns(src,               # metadata file (JSON, JSON lines, CSV, Parq
     report = LoadReport(src, limit)
     report.options = dict(options, layout=layout)
     records = LAYOUTS[layout](src, report, **options, **dict(aliases=aliases) if layout == 'sidecars' else {})
-    if aliases and layout != 'sidecars' or options.get('weights'): records.read = with_aliases(records.read, aliases or {})
+    if aliases and layout != 'sidecars': records.read = with_aliases(records.read, aliases)
     if records.vocab is not None and (aliases or implications): records.vocab = widened(records.vocab, aliases, implications)
     if records.listed and image_root: raise UsageError(f'image_root is for metadata files, not for layout {layout}')
     labels = Labels(records.vocab if tags is None else tags, report, records.read)

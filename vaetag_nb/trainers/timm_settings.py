@@ -42,7 +42,7 @@ class TimmData:
              )->TagTable:
         "The records whose tags are known."
         if self.table is None and self.images is None: raise UsageError('data.images: not given; name the folder of the pictures, or data.table')
-        if self.table is not None: t = TagTable.read(self.table, tags, image_root=self.images, max_bad=self.max_bad, order=order)
+        if self.table is not None: t = TagTable.read(self.table, tags, image_root=self.images, max_bad=self.max_bad, order=order, aliases=self.aliases)
         else:
             t = TagTable.read(self.images, tags, 'sidecars', max_bad=self.max_bad, order=order, tags_dir=self.tags_dir, sep=self.sep,
                               weights=self.weights, exact=self.strict, aliases=self.aliases, drop_empty=self.drop_empty)
