@@ -8,6 +8,7 @@ from vaetag_nb.core.io import read_json
 from vaetag_nb.data.tags import Vocab
 from vaetag_nb.infer import Tagger
 from vaetag_nb.latents.codec import Codec, Convention
+from vaetag_nb.models.foreign import generic_pixels, wd_pixels
 from vaetag_nb.models.latent_tagger import build_head, save_model
 from vaetag_nb.publish import export as pe
 import vaetag_nb.cli  # noqa: F401 (registers all verbs)
@@ -78,7 +79,7 @@ def test_clients_of_the_wd_dialect(tmp_path, capsys, monkeypatch):
     said = dict(by_the_card(tmp_path/'wd', photo, capsys, monkeypatch))
     assert said and all(abs(p - own[VOCAB.index[n]]) < 5e-2 for n, p in said.items()) and set(said) <= {'1girl', 'null', 'hatsune_miku'}
     inv = np.load(tmp_path/'wd/inv.npz')
-    p, e = m.run(None, {'input': pe.wd_pixels(Image.open(photo), 128)[None].copy()})
+    p, e = m.run(None, {'input': wd_pixels(Image.open(photo), 128)[None].copy()})
     assert abs(1/(1 + np.exp(-(e @ inv['weights'] + inv['bias']))) - p).max() < 1e-4
 
 def test_what_cannot_be_a_pixel_tagger(tmp_path):
@@ -120,7 +121,7 @@ def test_both_dialects_of_buckets(tmp_path, dialect, name, capsys, monkeypatch):
         assert {c['category'] for c in read_json(tmp_path/'x/categories.json')} == set(df.category)
         path = pe.sample_pictures(tmp_path/'p')[2]
         assert all(n in VOCAB.index for n, _ in by_the_card(tmp_path/'x', path, capsys, monkeypatch))
-        x = pe.generic_pixels(Image.open(path), read_json(tmp_path/'x/preprocess.json')['test'])[None]
+        x = generic_pixels(Image.open(path), read_json(tmp_path/'x/preprocess.json')['test'])[None]
         m = ort.InferenceSession(str(tmp_path/'x/model.onnx'))
         assert [o.name for o in m.get_outputs()] == ['embedding', 'logits', 'prediction']
         assert abs(m.run(['prediction'], {'input': x})[0][0] - Tagger.load(tmp_path/'m', device='cpu').tag(Image.open(path).resize((64, 64), Image.LANCZOS)).scores).max() < 1e-4

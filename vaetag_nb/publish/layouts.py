@@ -7,10 +7,12 @@ __all__ = ['PADDED', 'BREAKS', 'FIGURES', 'wd_ratings', 'wd_rows', 'write_wd_tag
            'category_thresholds', 'preprocess_steps', 'write_generic']
 
 # %% ../../nbs/09_publish/20_layouts.ipynb #de3d4357
+import math
 from pathlib import Path
 import numpy as np
 from ..core.errors import VaetagError
 from ..core.io import write_json
+from ..data.square import Square
 from ..data.tags import RATINGS, Vocab, csv_columns, write_columns
 from .folder import shipped
 from ..results import category_name, fitted_thresholds
@@ -78,15 +80,15 @@ def category_thresholds(vocab:Vocab, thresholds:dict|None)->dict: # {category id
     cut = np.where(vocab.categories == 9, 0, fitted_thresholds(vocab, thresholds, rule))
     return {int(c): float(f'{cut[vocab.categories == c][0]:.6g}') for c in np.unique(vocab.categories)}
 
-def preprocess_steps(size,              # (height, width), pixels
-                     mean, std,         # of the normalisation, one number for each channel
-                     mode='pad',        # 'pad': fitted into a white rectangle; 'squash': each side on its own
-                     interpolation='bicubic')->list:
-    "How a picture is prepared, step by step."
-    h, w = size
-    fit = (dict(type='pad_to_size', size=[w, h], background_color='white', interpolation=interpolation) if mode == 'pad' else
-           dict(type='resize', size=[h, w], interpolation=interpolation))
-    return [fit, dict(type='maybe_to_tensor'), dict(type='normalize', mean=[float(x) for x in mean], std=[float(x) for x in std])]
+def preprocess_steps(square:Square)->list:
+    "How a picture is prepared, step by step, in the words of `preprocess.json`."
+    (h, w), how = square.size, dict(interpolation=square.interpolation)
+    ground = 'white' if tuple(square.background) == (255,)*3 else '#%02x%02x%02x' % tuple(square.background)
+    if square.mode == 'pad': fit = [dict(type='pad_to_size', size=[w, h], background_color=ground) | how]
+    elif square.mode == 'squash': fit = [dict(type='resize', size=[h, w]) | how]
+    elif h == w: fit = [dict(type='resize', size=math.floor(h/square.crop_pct)) | how, dict(type='center_crop', size=[h, w])]
+    else: raise VaetagError(f'a crop of {h}x{w} pixels has no words in preprocess.json, which crops squares only; export wd')
+    return [*fit, dict(type='maybe_to_tensor'), dict(type='normalize', mean=[float(x) for x in square.mean], std=[float(x) for x in square.std])]
 
 def write_generic(folder, vocab:Vocab, thresholds:dict|None, figures:dict|None, steps:list, metrics:dict|None):
     "Write the files of the generic dialect beside the weights."

@@ -156,7 +156,7 @@ def must_hold(checks:list):
     "Raise an error that names the first check above its limit."
     for c in checks:
         if not c['measured'] <= c['limit']:
-            raise VaetagError(f"ONNX and PyTorch differ: {c['check']}: {c['measured']:.3g} at {c['where']}, more than {c['limit']:g}; nothing was written")
+            raise VaetagError(f"{c.get('what', 'ONNX and PyTorch differ')}: {c['check']}: {c['measured']:.3g} at {c['where']}, more than {c['limit']:g}; nothing was written")
 
 # %% ../../nbs/09_publish/10_onnx.ipynb #6f020ed9
 DIALECT, OUTPUTS, SIZES = 'latent-onnx', ['embedding', 'logits', 'prediction'], ((16, 16), (17, 23), (40, 24)) # latent cells that are compared

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['without_decoder', 'LatentPixels', 'resize_matrix', 'WdGraph', 'GenericGraph', 'native_side', 'PixelTagger',
-           'trained_on', 'latent_pixels']
+           'trained_on', 'linear', 'latent_pixels']
 
 # %% ../../nbs/09_publish/30_pixels.ipynb #23715a2b
 import copy
@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 from ..bucketing import Preprocess, check_multiple
 from ..core.errors import VaetagError
+from ..data.square import Square
 from ..data.tags import Vocab
 from ..infer import Tagger
 from ..latents.codec import posterior
@@ -88,26 +89,37 @@ def native_side(pre:Preprocess, head, factor:int, size:int)->int: # pixels
 class PixelTagger:
     "A tagger as the dialects need it: a network from pixels of one size, and all that its folder says."
     net: nn.Module          # normalised RGB (B, 3, H, W) -> embedding (B, F), logits (B, K)
-    last: nn.Module         # its last layer; linear: embedding times its weights are the logits
-    native: tuple           # (H, W), pixels
-    mean: tuple             # of the normalisation, one number for each channel
-    std: tuple
-    interpolation: str      # of the resize
-    multiple: int           # sides must be multiples of it, pixels
+    head: tuple|None        # weights (K, F) and bias (K,): embedding times weights plus bias are the logits; `None`: there are no such numbers
+    square: Square          # how a picture becomes the input of `net`
+    faithful: bool          # whether `square` is what the model was trained on, so that `vaetag tag` does the same
     vocab: Vocab
     thresholds: dict|None   # content of `optimal_thresholds.json`
     model: object           # with `fingerprint`, `meta`, `folder`
     own: object             # from paths to scores (N, K): what `vaetag tag` says
     seen: object            # from paths and the side of the client's squares to scores (N, K): the same for pictures on white squares
-    square: bool            # whether the model was trained on white squares: `own` and `seen` are the same then
     trained: str            # what it was trained on, in words
     base: dict              # whose weights are within, and their licence
+    timm: nn.Module|None = None # the network as timm has it, where it is one
+
+    @property
+    def native(self)->tuple: # (H, W), pixels
+        "The size that the network computes on."
+        return self.square.size
+    @property
+    def white(self)->bool:
+        "Whether the model was trained on pictures padded to white squares, as clients of the wd dialect bring them."
+        return self.faithful and self.square.mode == 'pad' and tuple(self.square.background) == (255,)*3
 
 # %% ../../nbs/09_publish/30_pixels.ipynb #c8a81694
 def trained_on(pre:Preprocess)->str:
     "What pictures a latent tagger was trained on, in words."
     how = dict(crop='cropped', pad='on a coloured ground' if tuple(pre.background) != (255,)*3 else 'on white', squash='squashed')[pre.fit]
     return f'buckets of {pre.base} to {pre.max} pixels in steps of {pre.step}, {how}' if pre.bucketing else f'squares of {pre.resolution} pixels, {how}'
+
+def linear(layer:nn.Module)->tuple|None: # weights (K, F), bias (K,)
+    "The numbers of a linear layer; `None` of another."
+    if not isinstance(layer, nn.Linear): return None
+    return layer.weight, torch.zeros(layer.out_features) if layer.bias is None else layer.bias
 
 def latent_pixels(tagger:Tagger, # of a latent tagger, on the CPU, in fp32
                   size=448,      # side of the squares that clients bring, pixels
@@ -122,6 +134,6 @@ def latent_pixels(tagger:Tagger, # of a latent tagger, on the CPU, in fp32
         x = Preprocess(bucketing=False, resolution=at, fit='pad', filter=filter).load(paths, (at, at)).images
         if at != side: x = torch.stack([torch.from_numpy(np.array(Image.fromarray(i.permute(1, 2, 0).numpy()).resize((side, side), Image.Resampling.BICUBIC))).permute(2, 0, 1) for i in x])
         return tagger.score_images(x)
-    return PixelTagger(LatentPixels(c, tagger.head).eval(), tagger.head.out, (side, side), (.5,)*3, (.5,)*3, pre.filter, c.multiple, tagger.vocab, tagger.model.thresholds,
-                       tagger.model, lambda paths: np.stack([r.scores for r in tagger.tag(list(paths))]), seen, white, trained_on(pre),
+    return PixelTagger(LatentPixels(c, tagger.head).eval(), linear(tagger.head.out), Square((side, side), 'pad', pre.filter, mean=(.5,)*3, std=(.5,)*3), white, tagger.vocab,
+                       tagger.model.thresholds, tagger.model, lambda paths: np.stack([r.scores for r in tagger.tag(list(paths))]), seen, trained_on(pre),
                        dict(vae=c.cls_name, family=c.family, fingerprint=c.fingerprint, licence=c.licence))

@@ -16,25 +16,25 @@ from ..core.errors import UsageError, nearest
 from .base import Outcome, verb
 
 # %% ../../nbs/11_verbs/70_publish.ipynb #828d456a
-FORMATS = ['latent-onnx', 'wd', 'generic']
+FORMATS = ['latent-onnx', 'wd', 'timm', 'generic']
 
 @verb('export')
 @dataclass(kw_only=True)
 class Export:
     "Write a trained tagger in a form that other programs load."
     src: Positional[Path]              # run folder, of which the best model is taken, or a model folder
-    format: str                        # latent-onnx, wd, generic, or several such as wd,generic
+    format: str                        # latent-onnx, wd, timm, generic, or several such as wd,timm
     out: Path|None = None              # folder to write; of several formats each gets one in it
     check_only: Path|None = None       # write nothing: compare this folder, exported before, with the model
     space: Literal['model', 'raw'] = 'model' # latent-onnx: what goes in; raw is the posterior mean as the VAE gives it
     latent_size: str|None = None       # latent-onnx: height,width in cells, for networks that do not take any size
-    size: int = 448                    # wd, generic: side of the squares that clients bring, pixels; two wd clients can 448 only
+    size: int = 448                    # wd, and of latent taggers generic: side of the squares that clients bring, pixels; two wd clients can 448 only
     native_size: bool = False          # wd: the input takes the network's own size, with no resize in the graph
     no_pad: bool = False               # wd: ratings and characters that lack are an error instead of rows that are always 0
     weights: Literal['fp32', 'fp16'] = 'fp32' # how they are stored; the arithmetic is that of fp32
-    vae: str|None = None               # wd, generic: the VAE, where it is not where the model folder says
-    pictures: Path|None = None         # wd, generic: folder of pictures to compare on, besides six that are made up
-    title: str|None = None             # wd, generic: of the card
+    vae: str|None = None               # of latent taggers wd, generic: the VAE, where it is not where the model folder says
+    pictures: Path|None = None         # wd, timm, generic: folder of pictures to compare on, besides six that are made up
+    title: str|None = None             # wd, timm, generic: of the card
     tolerance: float|None = None       # largest difference of probabilities between ONNX and PyTorch; none: 1e-4, with fp16 5e-3
 
     def __call__(self):
