@@ -74,8 +74,7 @@ def rearranged(net,        # made by `create` or read by `load_timm`
     "The same network with other rows, and on request with other colours; `None`: it cannot be made so."
     a, rows, heads = net.vaetag['architecture'], np.asarray(rows), heads_of(net)
     if (rows < 0).any() and not any(len(s) == 1 for s in heads.values()): return None    # without a bias a row without weights is at .5
-    kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in a['kwargs'].items()}
-    with seeded(0, 'rearranged'): new = build(a['name'], len(rows), kwargs)[0].eval()
+    with seeded(0, 'rearranged'): new = build(a['name'], len(rows), a['kwargs'])[0].eval()
     state = {k: arranged_rows(v, rows) if k in heads else v for k, v in net.state_dict().items()}
     if flip: state |= {k: state[k].flip(1) for k in first_layers(net)}
     new.load_state_dict(state)
