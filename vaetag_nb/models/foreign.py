@@ -16,6 +16,7 @@ from PIL import Image, ImageColor
 from torch import nn
 from ..core.errors import UsageError, VaetagError, nearest
 from ..core.io import hash_file, hash_json, load_tensors, read_json
+from ..core.progress import say
 from ..data.images import load_each
 from ..data.square import Square
 from ..data.tags import Vocab, category_id, csv_columns
@@ -139,9 +140,10 @@ class OnnxNetwork(nn.Module):
 
     def to(self, device):
         "Open the file for a device; a GPU only where ONNX Runtime has one."
-        kind = torch.device(device).type
-        have = self.ort.get_available_providers()
-        want = ['CUDAExecutionProvider', 'CPUExecutionProvider'] if kind == 'cuda' and 'CUDAExecutionProvider' in have else ['CPUExecutionProvider']
+        device = torch.device(device)
+        gpu = device.type == 'cuda' and 'CUDAExecutionProvider' in self.ort.get_available_providers()
+        if device.type == 'cuda' and not gpu: say(f'{self.path}: this onnxruntime has no CUDA, so the file runs on the CPU (onnxruntime-gpu has it)')
+        want = [('CUDAExecutionProvider', dict(device_id=device.index or 0))]*gpu + ['CPUExecutionProvider']
         o = self.ort.SessionOptions()
         o.log_severity_level, o.intra_op_num_threads = 4, torch.get_num_threads()
         try: self.session = self.ort.InferenceSession(str(self.path), o, providers=want)
