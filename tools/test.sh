@@ -4,8 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${BIN:=.venv/bin}"
+cores=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu)   # nproc would answer with that variable
 export OMP_NUM_THREADS=1
-cores=$(nproc 2>/dev/null || sysctl -n hw.ncpu)
 [ "${EXPORTED:-}" = yes ] || "$BIN/nbdev_export"
 TMPDIR=$(mktemp -d); export TMPDIR; trap 'rm -rf "$TMPDIR"' EXIT   # what notebooks and tests write goes with it
 log=$TMPDIR/notebooks.log
