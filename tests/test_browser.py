@@ -139,7 +139,7 @@ def move_reconstructions(page, expect):
     assert pic.screenshot() != second
 
 MOVES = dict(toy=(move_dashboard, move_evidence), tags=(move_tags,), latents=(move_latents,), reconstructions=(move_reconstructions,))
-TUTORIALS = ['nbs/tutorials/01_quickstart.ipynb', 'nbs/tutorials/02_latent_tagger.ipynb']
+TUTORIALS = ['nbs/tutorials/01_quickstart.ipynb', 'nbs/tutorials/02_latent_tagger.ipynb', 'nbs/tutorials/03_timm_tagger.ipynb']
 
 @pytest.mark.parametrize('notebook', [*MOVES, *TUTORIALS])
 def test_dashboard_in_jupyterlab(lab, notebook):

@@ -303,3 +303,18 @@ def test_validation_keeps_no_scores_beyond_its_limit(home, tmp_path):
             task.measure(t, 'val', [m]); seen.append((m.nbytes, psutil.Process().memory_info().rss))
             assert not torch.is_grad_enabled()
     assert len(m) == 3*400 and seen[1][0] == seen[2][0] and seen[2][1] - seen[1][1] < 4 << 20
+
+# --- what the specification promises of the demo data (section 7) -----------------------------------------------------------
+@pytest.mark.slow
+def test_drawn_scenes_are_learned(tmp_path):
+    "The recipe of the tutorial on other scenes: tags of a fifth of the pictures, the smallest ConvNeXt, under a minute; thresholds that were fitted are no worse than .35"
+    from vaetag_nb.data.synth import make_scenes
+    from vaetag_nb.data.table import TagTable
+    make_scenes(tmp_path/'scenes', 1000, seed=11, resolution=64)
+    found = TagTable.read(tmp_path/'scenes/data.json')
+    found.vocab.select(found.counts() >= 200).write(tmp_path/'tags.csv')
+    r = train_timm(load(TimmConfig, dict(name='a', out=str(tmp_path), device='cpu', workers=0, epochs=9, batch_size=32, data=dict(table=str(tmp_path/'scenes/data.json')),
+        vocab=dict(csv=str(tmp_path/'tags.csv')), split=dict(val=.15, test=.2), preprocess=dict(size=48, mode='squash'), augment=dict(flip=0.), optim=dict(name='muon', lr=.02),
+        model=dict(name='test_convnext3', pretrained=False, drop_path_rate=0., kwargs=dict(patch_size=3, ls_init_value=1.)), eval=dict(select='f1_macro', min_positives=20))))
+    own, fixed, chance = (r.metrics['test'][k]['f1_macro'] for k in ('timm', 'timm at 0.35', 'frequency'))
+    assert own >= .8 and own >= fixed > chance, (own, fixed, chance)
