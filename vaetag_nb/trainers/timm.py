@@ -103,7 +103,8 @@ def train_timm(cfg:TimmConfig|None=None, # settings; none: those of `resume`
     trainer = trainer_of(task, cfg, lines, before)
     trainer.fit(override=override or ['vocab.*', 'split.*']*(resume is not None))
     known = p.shared(read_json(out/'results.json') if (out/'results.json').exists() else None)
-    figures = known['figures'] if known and known['best'] == p.shared(read_json(out/'best.json')) else conclude(task, trainer)
+    same = known and not override and known['best'] == p.shared(read_json(out/'best.json'))   # after an override another thing may be measured
+    figures = known['figures'] if same else conclude(task, trainer)
     return RunResult(out, out/'best', figures)
 
 class TimmTaggerTask(TimmTask):
