@@ -315,6 +315,6 @@ def test_drawn_scenes_are_learned(tmp_path):
     found.vocab.select(found.counts() >= 200).write(tmp_path/'tags.csv')
     r = train_timm(load(TimmConfig, dict(name='a', out=str(tmp_path), device='cpu', workers=0, epochs=9, batch_size=32, data=dict(table=str(tmp_path/'scenes/data.json')),
         vocab=dict(csv=str(tmp_path/'tags.csv')), split=dict(val=.15, test=.2), preprocess=dict(size=48, mode='squash'), augment=dict(flip=0.), optim=dict(name='muon', lr=.02),
-        model=dict(name='test_convnext3', pretrained=False, drop_path_rate=0., kwargs=dict(patch_size=3, ls_init_value=1.)), eval=dict(select='f1_macro', min_positives=20))))
+        model=dict(name='test_convnext3', pretrained=False, drop_path_rate=0., kwargs=dict(ls_init_value=1.)), eval=dict(select='f1_macro', min_positives=20))))
     own, fixed, chance = (r.metrics['test'][k]['f1_macro'] for k in ('timm', 'timm at 0.35', 'frequency'))
     assert own >= .8 and own >= fixed > chance, (own, fixed, chance)
