@@ -7,7 +7,7 @@ __all__ = ['THRESHOLDS', 'METRICS', 'check_thresholds', 'thresholds_for', 'drawn
            'settings_of', 'compare', 'draw_comparison', 'write_comparison', 'compare_files']
 
 # %% ../nbs/08g_compare.ipynb #1dc4d39f
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 import numpy as np, pandas as pd

@@ -15,7 +15,7 @@ from PIL import Image
 from .browse.latents import LatentBrowser
 from .browse.recon import ReconBrowser
 from .browse.scored import ScoredBrowser
-from .browse.tags import TagBrowser
+from .browse.tags import TagBrowser, quietly
 from .core.errors import UsageError, VaetagError, nearest
 from .core.progress import say
 from .data.images import load_image, to_float
@@ -190,10 +190,7 @@ def refilter(self:Predictions, _=None):
     except VaetagError as e: self.rows, self.problem = np.arange(0), str(e)
     at = np.flatnonzero(self.rows == here)
     with self.position.hold_trait_notifications():
-        self.position.unobserve(self.update, 'value')
-        self.position.max = max(len(self.rows), 1)
-        self.position.value = int(at[0]) + 1 if len(at) else 1
-        self.position.observe(self.update, 'value')
+        quietly(self.position, self.update, max=max(len(self.rows), 1), value=int(at[0]) + 1 if len(at) else 1)
     self.update()
 
 @patch

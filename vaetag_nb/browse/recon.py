@@ -10,7 +10,7 @@ import html, math
 import ipywidgets as W, numpy as np, pandas as pd
 from fastcore.basics import patch
 from PIL import Image
-from .tags import small_table
+from .tags import quietly, small_table
 from ..core.errors import VaetagError
 from ..core.progress import say
 from ..eval.images import Rule
@@ -67,9 +67,7 @@ def sort(self:ReconBrowser, _=None):
     "Order the pictures as the controls say and go to the first."
     t = self.figures[self.codec.value]
     self.order = (t if self.by.value == 'as given' else t.sort_values(self.by.value, kind='stable')).index.to_numpy()
-    self.position.unobserve(self.update, 'value')
-    self.position.value = 1
-    self.position.observe(self.update, 'value')
+    quietly(self.position, self.update, value=1)
     self.update()
 
 @patch

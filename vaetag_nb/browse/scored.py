@@ -9,6 +9,7 @@ __all__ = ['ENDS', 'ScoredBrowser']
 import html
 import ipywidgets as W, numpy as np
 from fastcore.basics import patch
+from .tags import quietly
 from ..data.images import ImageError, load_image
 from ..pictures import data_uri, thumbnail
 
@@ -48,25 +49,19 @@ class ScoredBrowser:
         return {self.names[k]: round(float(self.limits[k]), 2) for k in np.flatnonzero(self.limits != self.own)}
 
 # %% ../../nbs/10_browse/30_scored.ipynb #b3551af7
-def _quietly(w, handler, **values):
-    "Set traits of a widget without its handler being called"
-    w.unobserve(handler, 'value')
-    for k, v in values.items(): setattr(w, k, v)
-    w.observe(handler, 'value')
-
 @patch
 def refilter(self:ScoredBrowser, _=None):
     "List the tags whose name contains what is searched, commonest first; the chosen one stays if it is among them."
     want, here = self.search.value.strip().casefold(), self.tag.value
     found = [int(k) for k in self.able[np.argsort(-self.counts[self.able], kind='stable')] if want in self.names[k].casefold()]
-    _quietly(self.tag, self.choose, options=[(f'{self.names[k]}  ({self.counts[k]})', k) for k in found])
-    if found: _quietly(self.tag, self.choose, value=here if here in found else found[0])
+    quietly(self.tag, self.choose, options=[(f'{self.names[k]}  ({self.counts[k]})', k) for k in found])
+    if found: quietly(self.tag, self.choose, value=here if here in found else found[0])
     self.choose()
 
 @patch
 def choose(self:ScoredBrowser, _=None):
     "Take up the chosen tag, with its threshold."
-    if self.tag.value is not None: _quietly(self.threshold, self.move, value=float(self.limits[self.tag.value]))
+    if self.tag.value is not None: quietly(self.threshold, self.move, value=float(self.limits[self.tag.value]))
     self.turn()
 
 @patch
@@ -95,9 +90,7 @@ def turn(self:ScoredBrowser, _=None):
         order, self.now = np.argsort(-self.scored.scores[:, self.tag.value], kind='stable'), self.ends()
         wanted = {'all': [*ENDS], 'predicted': ['hit', 'false alarm', 'predicted']}.get(self.show.value, [self.show.value])
         self.rows = order[np.isin(self.now[order], wanted)]
-    self.page.unobserve(self.update, 'value')
-    self.page.value, self.page.max = 1, max(1, -(-len(self.rows)//self.most))
-    self.page.observe(self.update, 'value')
+    quietly(self.page, self.update, value=1, max=max(1, -(-len(self.rows)//self.most)))
     self.update()
 
 # %% ../../nbs/10_browse/30_scored.ipynb #ff0673c7

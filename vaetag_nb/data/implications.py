@@ -6,7 +6,6 @@
 __all__ = ['read_implications', 'imply', 'implied', 'widened']
 
 # %% ../../nbs/01_data/07_implications.ipynb #728dc62e
-import os
 import numpy as np
 from scipy import sparse
 from .tags import Vocab, category_rank, csv_columns

@@ -6,7 +6,7 @@
 __all__ = ['LOW', 'HIGH', 'Suspects', 'worst_first']
 
 # %% ../../nbs/07_eval/14_suspects.ipynb #8093683a
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 import numpy as np, pandas as pd
 from ..core.errors import UsageError
 

@@ -15,7 +15,7 @@ from ..core.errors import VaetagError, nearest
 from ..core.io import hash_json, hash_tensors
 from ..data.tags import Vocab
 from .classic import AttentionHead, PlainHead
-from .folder import FILES, check_thresholds, cuts, described, load_state, model_card, read_parts, same_tags, write_folder
+from .folder import check_thresholds, cuts, described, load_state, model_card, read_parts, same_tags, write_folder
 from .heads import TagHead
 from .pool import SIZES, PoolHead
 from .query import QueryHead

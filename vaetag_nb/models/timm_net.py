@@ -11,7 +11,6 @@ import json, re
 from functools import lru_cache, partial
 import timm, torch
 from timm.models import get_pretrained_cfg
-from torch import nn
 from ..core.errors import VaetagError, nearest
 from ..core.io import to_json
 

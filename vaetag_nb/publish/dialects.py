@@ -76,7 +76,7 @@ class Wd:
         checks = [] if self.weights is None else [reopened(self, folder, 1e-4, blue=True)]
         if not (folder/'inv.npz').exists(): return checks
         inv, (p, e) = np.load(folder/'inv.npz'), outputs
-        d = np.abs(1/(1 + np.exp(-(e @ inv['weights'] + inv['bias']))) - p)
+        d = np.abs(torch.from_numpy(e @ inv['weights'] + inv['bias']).sigmoid().numpy() - p)   # logits of any size
         return [dict(check='inv.npz', measured=float(d.max()), limit=limit, where=f'tag {self.vocab[int(d.max(0).argmax())]}'), *checks]
 
 # %% ../../nbs/09_publish/38_dialects.ipynb #bd1a1ec7

@@ -8,7 +8,7 @@ __all__ = ['OPSET', 'IR', 'LARGEST', 'LIMITS', 'DIALECT', 'OUTPUTS', 'SIZES', 'U
            'latent_batches', 'latent_meta', 'latent_card', 'checked_size', 'export_latent', 'check_latent']
 
 # %% ../../nbs/09_publish/10_onnx.ipynb #e7529440
-import json, math, re, warnings
+import json, re, warnings
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn

@@ -11,7 +11,7 @@ import dataclasses as dc
 import numpy as np, torch
 from PIL import Image
 from torch import nn
-from ..core.errors import UsageError, VaetagError
+from ..core.errors import UsageError
 from ..core.rng import seeded, torch_rng
 from ..data.square import Square
 from ..infer import Tagger

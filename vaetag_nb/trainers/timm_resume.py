@@ -10,7 +10,7 @@ import dataclasses as dc, shutil
 from pathlib import Path
 from ..core.config import differences, load, read_yaml
 from ..core.errors import UsageError, VaetagError
-from ..core.io import atomic_dir, read_json
+from ..core.io import atomic_dir
 from ..data.split import Split
 from ..data.tags import Vocab
 from .checkpoint import FREE, RunFolder, first_of, run_kind

@@ -231,8 +231,8 @@ class TimmConfig:
 RANGES = {'epochs': (1,), 'batch_size': (1,), 'accumulate': (1,), 'workers': (0,), 'save_every': (0,), 'keep_last': (1,), 'keep_every': (0,),
           'save_minutes': (0,), 'log_every': (1,), 'data.max_bad': (0, 1), 'vocab.min_count': (0,), 'sampler.max_per_tag': (1,),
           'sampler.total': (1,), 'sampler.max_repeat': (1,), 'sampler.t': (0, 1), 'model.drop_rate': (0, 1), 'model.drop_path_rate': (0, 1),
-          'model.freeze_epochs': (0,), 'loss.smoothing': (0, 1), 'loss.alpha': (0, 1), 'optim.weight_decay': (0,), 
-          'optim.max_grad_norm': (0,), 'optim.momentum': (0, 1), 'optim.warmup': (0,), 
+          'model.freeze_epochs': (0,), 'loss.smoothing': (0, 1), 'loss.alpha': (0, 1), 'optim.weight_decay': (0,),
+          'optim.max_grad_norm': (0,), 'optim.momentum': (0, 1), 'optim.warmup': (0,),
           'optim.step_epochs': (1,), 'optim.patience': (1,), 'eval.patience': (0,), 'eval.min_positives': (1,), 'infer.threshold': (0, 1)} # lowest value, highest
 
 def in_range(cfg):

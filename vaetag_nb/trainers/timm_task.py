@@ -9,7 +9,7 @@ __all__ = ['make_schedule', 'make_loss', 'TimmTask', 'to_host', 'merged', 'Remar
 import dataclasses as dc, os
 import numpy as np, torch
 from fastcore.basics import patch
-from ..core.errors import UsageError, VaetagError
+from ..core.errors import VaetagError
 from ..eval.tagging import MultiLabelMeter
 from ..losses import TimmLoss
 from ..models.timm_folder import save_timm

@@ -21,7 +21,7 @@ from ..eval.weights import WEIGHTS, Unavailable
 from ..latents.codec import Codec, draw_posterior
 from ..latents.loading import DTYPES
 from ..semantic import features
-from .drift import Drift, channel_stats, fitting_convention, grid
+from .drift import Drift, channel_stats, grid
 from .loss_settings import Partners, term_of_all, term_of_triplets
 from .pixels import Pictures
 from .plan import bucketed

@@ -9,7 +9,7 @@ __all__ = ['VERBS', 'KINDS', 'NOTHING', 'Outcome', 'named', 'verb', 'overview', 
 # %% ../../nbs/11_verbs/00_base.ipynb #3ad6b3c0
 import dataclasses as dc, io, json, os, re, sys, typing as T
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 import tyro

@@ -54,7 +54,7 @@ def _flags():
 @verb('train timm')
 def train_timm(args):
     "Train a tagger on pictures with any network of timm: [run.yaml ...] [--key value ...]."
-    from vaetag_nb.core.config import load, to_dict
+    from vaetag_nb.core.config import load
     from vaetag_nb.evaluate import results_table
     from vaetag_nb.trainers import timm
     Config, Flags = _flags()
