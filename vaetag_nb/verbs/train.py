@@ -57,13 +57,14 @@ def train_timm(args):
     from vaetag_nb.core.config import load
     from vaetag_nb.evaluate import results_table
     from vaetag_nb.trainers import timm
+    from vaetag_nb.trainers.timm_net import settings_of
     Config, Flags = _flags()
     args = ['--model.freeze' + a.removeprefix('--freeze') if a == '--freeze' or a.startswith('--freeze=') else a for a in args]
     n = next((i for i, a in enumerate(args) if a.startswith('-')), len(args))
     resume, finetune = _value(args, '--resume'), _value(args, '--finetune')
     if resume is not None and finetune is not None: raise UsageError('--resume and --finetune: a run either goes on or starts anew; leave out one of them')
     asked = load(Config, *args[:n])
-    start = [timm.run_settings(resume)] if resume is not None else [timm.settings_of(finetune or asked.finetune)] if finetune or asked.finetune else []
+    start = [timm.run_settings(resume)] if resume is not None else [settings_of(finetune or asked.finetune)] if finetune or asked.finetune else []
     said = parse(Flags, args[n:], 'train timm', Flags(**vars(load(Config, *start, *args[:n]))), ' [run.yaml ...]')
     run = timm.train_timm(Config(**{f.name: getattr(said, f.name) for f in dc.fields(Config)}), said.resume, said.override)
     return Outcome(_result(run), f'{results_table(run.metrics).round(3).to_string(index=False)}\n\nmodel folder: {run.best}')
