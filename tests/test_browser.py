@@ -9,11 +9,12 @@ CHROME = '--disable-gpu --disable-quic --no-first-run --disable-background-netwo
 QUIET_LAB = {'disabledExtensions': {'@jupyterlab/apputils-extension:announcements': True}}
 ON_TOY = '''import sys; sys.path.insert(0, {tests!r})
 from toy_tagger import toy_tagger
+from vaetag_nb import dashboards
 from vaetag_nb.infer import Tagger
-from vaetag_nb.dashboards import Predictions
 table, _ = toy_tagger('toy')
-dash = Predictions(Tagger.load('toy/model'), table)
-dash'''
+tagger = Tagger.load('toy/model')
+{call}'''
+TAGGERS = dict(toy='dashboards.Predictions(tagger, table)', scored='dashboards.tag_browser(tagger, table, most=4)')
 
 BROWSERS = {'tags': 'dashboards.tags(table, most=4)', 'latents': "dashboards.latents('store', codec, side=96)",
             'reconstructions': "dashboards.reconstructions({'a': codec, 'b': codec}, table.paths[:4], side=96)"}
@@ -138,7 +139,27 @@ def move_reconstructions(page, expect):
     page.wait_for_timeout(500)
     assert pic.screenshot() != second
 
-MOVES = dict(toy=(move_dashboard, move_evidence), tags=(move_tags,), latents=(move_latents,), reconstructions=(move_reconstructions,))
+def move_scored(page, expect):
+    "The threshold of a tag makes other hits, `as fitted` brings them back; a filter leaves fewer pictures, another tag others."
+    note, sheet, slider = page.locator('.vt-note').last, page.locator('figure img'), page.locator('.widget-slider .noUi-handle:visible').first
+    expect(note).to_contain_text('page 1 of', timeout=60_000)
+    expect(sheet).to_have_count(4)
+    page.locator('.widget-text input').first.fill('red'); page.locator('.widget-text input').first.press('Tab')
+    expect(note).to_contain_text('red', timeout=30_000)
+    fitted = note.inner_text()
+    slider.focus()
+    for _ in range(30): page.keyboard.press('ArrowRight')
+    expect(note).not_to_have_text(fitted, timeout=30_000)
+    page.get_by_role('button', name='as fitted').click()
+    expect(note).to_have_text(fitted, timeout=30_000, use_inner_text=True)
+    page.locator('.widget-dropdown select').last.select_option('hit')
+    expect(note).not_to_have_text(fitted, timeout=30_000)
+    hits = note.inner_text()
+    page.locator('.widget-text input').first.fill(''); page.locator('.widget-text input').first.press('Tab')
+    page.locator('.widget-select select').last.select_option(index=1)
+    expect(note).not_to_have_text(hits, timeout=30_000)
+
+MOVES = dict(toy=(move_dashboard, move_evidence), scored=(move_scored,), tags=(move_tags,), latents=(move_latents,), reconstructions=(move_reconstructions,))
 TUTORIALS = ['nbs/tutorials/01_quickstart.ipynb', 'nbs/tutorials/02_latent_tagger.ipynb', 'nbs/tutorials/03_timm_tagger.ipynb']
 
 @pytest.mark.parametrize('notebook', [*MOVES, *TUTORIALS])
@@ -147,7 +168,7 @@ def test_dashboard_in_jupyterlab(lab, notebook):
     import nbformat
     url, root = lab
     if notebook in MOVES:
-        source = ON_TOY.format(tests=str(REPO/'tests')) if notebook == 'toy' else ON_BROWSER.format(tests=str(REPO/'tests'), call=BROWSERS[notebook])
+        source = ON_TOY.format(tests=str(REPO/'tests'), call=TAGGERS[notebook]) if notebook in TAGGERS else ON_BROWSER.format(tests=str(REPO/'tests'), call=BROWSERS[notebook])
         nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, id='dash')])
         nb.metadata.kernelspec = dict(name='python3', display_name='Python 3', language='python')
         nbformat.write(nb, root/'dash.ipynb')
