@@ -1,5 +1,5 @@
 "Networks of timm as taggers: every kind of classifier, from one tag list to another, other input sizes, timm's own weights."
-import os, subprocess, sys
+import copy, os, subprocess, sys
 import pytest, timm, torch
 from vaetag_nb.core.errors import VaetagError
 from vaetag_nb.core.io import save_tensors
@@ -47,12 +47,12 @@ def changed(name, size):
     net = create(name, len(NEW), size, drop_rate=.1, drop_path_rate=.1)
     report = transfer(net, old.state_dict(), OLD, NEW, prior=prior([3]*9, 98))
     assert str(report) == '6 copied, 3 new, 1 removed' and not report.skipped and report.new == list('xyz')
-    with torch.no_grad(): a, b = old(x), net.eval()(x)
+    # in float64: random weights can be ill-conditioned (inception_v4 makes 4e-4 of 6e-8 at its input), and then float32 says nothing about the rows
+    exact, z = copy.deepcopy(net).double().eval(), x.double()
+    with torch.no_grad(): a, b, one = copy.deepcopy(old).double()(z), exact(z), torch.cat([exact(z[:1]), exact(z[1:])])
     assert a.shape == (2, 7) and b.shape == (2, 9)
     gap = (a[:, [OLD.index(t) for t in KEPT]] - b[:, [NEW.index(t) for t in KEPT]]).abs().max()
-    assert gap <= 1e-6, gap
-    with torch.no_grad(): one = torch.cat([net(x[:1]), net(x[1:])])
-    assert (one.sigmoid() - b.sigmoid()).abs().max() <= 1e-5
+    assert gap <= 1e-12 and (one.sigmoid() - b.sigmoid()).abs().max() <= 1e-12, gap
     net.train()
     loss = torch.nn.functional.binary_cross_entropy_with_logits(net(x), torch.tensor([[1., 0]*4 + [1], [0, 1.]*4 + [0]]), reduction='sum')/2
     loss.backward()
