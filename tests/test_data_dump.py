@@ -108,6 +108,17 @@ def test_an_index_that_reaches_over_the_end(dump):
     with pytest.raises(VaetagError, match='2.png lies outside of the'): prepare(dump/'m.parquet', dump/'D', dump/'dump')
     assert not (dump/'D/table.parquet').exists()
 
+def test_ids_of_no_post_leave_nothing(dump):
+    import vaetag_nb.cli  # noqa: F401 (registers all verbs)
+    from vaetag_nb.verbs.base import shell
+    (dump/'ids.txt').write_text('1000-2000\n')
+    before = sorted(dump.rglob('*'))
+    say = ['data', 'danbooru', f'{dump}/m.parquet', '--ids-file', f'{dump}/ids.txt', '--out', f'{dump}/new/D']
+    for more in (['--archives', f'{dump}/dump'], ['--no-images']):
+        status, out, err = shell(*say, *more)
+        assert status == 1 and err.endswith(f'vaetag: {dump}/m.parquet: none of its 33 posts is left; dropped: 33 ids\n')
+        assert [p for p in sorted(dump.rglob('*')) if p not in before and dump/'dump' not in p.parents and dump/'cache' not in (p, *p.parents)] == []
+
 def test_interrupted_and_run_again_is_the_same(dump, monkeypatch):
     whole = prepare(dump/'m.parquet', dump/'A', dump/'dump')
     from vaetag_nb.data import tars

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['OnDisk', 'tag_lists', 'write_captions', 'table_schema', 'table_rows', 'TableFile', 'open_table', 'old_rows',
-           'DumpReport', 'Job', 'prepare']
+           'DumpReport', 'Job', 'unmade_on_error', 'prepare']
 
 # %% ../../nbs/01_data/50_danbooru.ipynb #4004f8e2
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
@@ -258,6 +258,16 @@ def add_earlier(self:Job, table, path):
         self.report.earlier += p.num_rows
 
 # %% ../../nbs/01_data/50_danbooru.ipynb #91d27edc
+@contextmanager
+def unmade_on_error(folder):
+    "After an error within the block, no folder is left that was made in it for `folder` and holds nothing."
+    new = [p for p in (folder, *folder.parents) if not p.exists()]
+    try: yield
+    except BaseException:
+        for p in new:
+            if p.is_dir() and not any(p.iterdir()): p.rmdir()
+        raise
+
 def prepare(meta,          # Parquet file with the metadata of the posts, local or remote
             out,           # folder of the data set, made if need be
             archives=None, # folder or address of the tar archives
@@ -278,7 +288,7 @@ def prepare(meta,          # Parquet file with the metadata of the posts, local 
     if not dry_run: open_table(out/'table.parquet') # one that is not ours stops this before the work
     report = DumpReport(str(meta), dump.rows)
     job = Job(report, Archives(archives) if images else None, out, images, in_place, sep)
-    with nullcontext() if dry_run else atomic_file(out/'table.parquet', 'wb') as f, nullcontext() if dry_run else TableFile(f, dump.tags) as table:
+    with unmade_on_error(out), nullcontext() if dry_run else atomic_file(out/'table.parquet', 'wb') as f, nullcontext() if dry_run else TableFile(f, dump.tags) as table:
         for posts in dump: job.take(posts, table)
         report.kept, report.dropped, report.odd_ratings = dump.kept, dict(dump.dropped), dump.odd_ratings
         if dry_run: report.ids = str(IdRanges.of(np.concatenate([np.zeros(0, np.int64), *job.kept])))
