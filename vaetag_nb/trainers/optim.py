@@ -12,7 +12,7 @@ import math
 from contextlib import contextmanager
 from functools import partial
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers, muon
+from timm.optim import Lookahead, create_optimizer_v2, list_optimizers, muon
 from ..core.errors import UsageError, nearest, one_of
 
 # %% ../../nbs/06_trainers/05_optim.ipynb #0fb5b5e9
@@ -145,7 +145,8 @@ def make_optimizer(net,              # network; what does not ask for gradients 
     try: opt = create_optimizer_v2(net, name, lr, weight_decay, momentum, layer_decay=layer_decay, filter_bias_and_bn=not decay_all)
     except (TypeError, ValueError, AssertionError, RuntimeError) as e: raise UsageError(f"optim.name: {name} cannot be made of these settings: {' '.join(str(e).split())}") from e
     for g in opt.param_groups if decay_all else (): g['weight_decay'] = weight_decay
-    if type(opt) is muon.Muon: opt.__class__ = Muon   # of ours, see below
+    inner = opt._base_optimizer if isinstance(opt, Lookahead) else opt
+    if type(inner) is muon.Muon: inner.__class__ = Muon   # of ours, see below
     return opt
 
 def group_table(opt,       # an optimiser
