@@ -129,6 +129,26 @@ def test_table_scores_and_embeddings(toy, tmp_path):
     status, out, err = tag(toy, d/'in', '--emit', 'embeddings')
     assert (status, err) == (2, 'vaetag: --emit: needs --out, the folder for embeddings.npz\n')
 
+def test_without_the_folders_in_the_folder(toy, tmp_path):
+    "--no-recursive, in every way in which a folder is tagged"
+    from vaetag_nb.eval.scores import read_scores
+    d, tagger, files = toy
+    flat = sorted(f.name for f in files if f.parent == d/'in')
+    assert 0 < len(flat) < 12
+    said = lambda out: [line.split('  ')[0] for line in out.splitlines() if line.endswith(tuple('0123456789')) and 'x' in line and not line.startswith(' ')]
+    status, out, err = tag(toy, d/'in', '--no-recursive', '--format', 'table')
+    assert status == 0 and said(out) == flat, err
+    status, out, err = tag(toy, d/'in', '--no-recursive', '--out', tmp_path/'o', '--save-predictions', tmp_path/'s', '--emit', 'embeddings', '--evidence', 'blush')
+    assert status == 0, err
+    names = lambda at: sorted(x['path'] for x in read_json(at/'predictions.json')['images'])
+    assert names(tmp_path/'o') == read_scores(tmp_path/'s').ids == np.load(tmp_path/'o/embeddings.npz', allow_pickle=False)['paths'].tolist() == flat
+    assert sorted(f.relative_to(tmp_path/'o/evidence').as_posix() for f in (tmp_path/'o/evidence').rglob('*.png')) == [f'{n}.blush.png' for n in flat]
+    status, out, err = tag(toy, d/'in', '--no-recursive', '--out', tmp_path/'t', '--format', 'txt')
+    assert status == 0 and sorted(f.relative_to(tmp_path/'t').as_posix() for f in (tmp_path/'t').rglob('*.txt')) == [n.replace('.png', '.txt') for n in flat], err
+    assert tag(toy, d/'in', '--out', tmp_path/'p')[0] == 0 and len(names(tmp_path/'p')) == 12          # the default, as before
+    status, out, err = tag(toy, files[0], '--no-recursive')
+    assert (status, err) == (2, f'vaetag: --no-recursive: is about a folder of pictures, {files[0]} is none; leave it out\n')
+
 def test_a_folder_at_an_address(toy, tmp_path):
     import fsspec
     d, tagger, files = toy

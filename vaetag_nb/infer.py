@@ -162,9 +162,10 @@ def tag(self:Tagger,
         top_k=None,        # tags at most for each picture
         batch_size=8,      # pictures computed at once
         skip_errors=False, # whether an unreadable picture becomes a `Result` with `error` instead of an exception
+        recursive=True,    # whether the folders in a folder are read, too
         ):                 # `Result`; `Results` in the order given for a list or a folder
     "Tag pictures."
-    limits, pictures, at = self.thresholds(threshold, rule), gather(images), {}
+    limits, pictures, at = self.thresholds(threshold, rule), gather(images, recursive), {}
     measure(pictures)
     for p in pictures: at[id(p)] = p.error and self.result(p, None, None, error=p.error)
     for batch, scores, errors in self.run(self.batches(pictures, batch_size)):
@@ -334,7 +335,7 @@ def write_heat_maps(self:Tagger, images, tags:list[str], out)->list: # paths of 
 # %% ../nbs/08_infer.ipynb #0a485695
 @patch
 def tag_folder(self:Tagger,
-               src,               # folder (searched recursively), or a list of paths
+               src,               # folder, or a list of paths
                out=None,          # folder or file for the result; with txt the mirror tree, default beside the images
                format=None,       # json, jsonl, csv, or txt: a caption for each picture; none: what the ending of `out` says, else json
                batch_size=8,      # pictures computed at once
@@ -342,11 +343,12 @@ def tag_folder(self:Tagger,
                skip_errors=False, # whether failed pictures are no reason for an error at the end
                existing='skip',   # caption files that are there: skip, append, prepend or replace
                caption:CaptionOptions|None=None, # how captions are written
+               recursive=True,    # whether the folders in a folder are read, too
                )->FolderReport:
     "Tag all pictures of a folder into files; stopped and run again, it goes on where it was."
     limits, format = self.thresholds(threshold, rule), format_of(out, format)
     options = dict(threshold=threshold, rule=rule, top_k=top_k, precision=self.precision)
-    run = FolderRun(self, src, out, format, limits, options, existing, caption or CaptionOptions())
+    run = FolderRun(self, src, out, format, limits, options, existing, caption or CaptionOptions(), recursive)
     began, clock, pictures = time.perf_counter(), [], list(run.pictures.values())
     measure(pictures) # batches are those of the whole folder, done or not: a score depends in its last bits on its batch
     todo = [left for b in self.batches(pictures, batch_size) if (left := [p for p in b if not run.done(p)])]

@@ -62,9 +62,11 @@ class Collected:
         return Scores([p.name for p in self.pictures], self.scores, tagger.vocab, thresholds, dict(name=tagger.name, fingerprint=tagger.fingerprint), tagger.preprocess.to_dict())
 
 def collect(tagger:Tagger, images, # as in `Tagger.tag`, all with names
-            batch_size=8, embeddings=False)->Collected:
+            batch_size=8, embeddings=False,
+            recursive=True, # of a folder: whether the folders in it are read, too
+            )->Collected:
     "All scores, and if asked for all embeddings, of pictures."
-    pictures = gather(images)
+    pictures = gather(images, recursive)
     if not all(p.name for p in pictures): raise UsageError('scores are kept by the names of files; pictures in memory have none')
     measure(pictures)
     at, failed, done = {id(p): i for i, p in enumerate(pictures)}, {p.name: p.error for p in pictures if p.error}, {}

@@ -207,11 +207,11 @@ def common_folder(paths)->Path:
 
 class FolderRun:
     "One run of `Tagger.tag_folder`: what is to be done, what was done before, and where it goes."
-    def __init__(self, tagger, src, out, format, limits, options, existing, caption):
+    def __init__(self, tagger, src, out, format, limits, options, existing, caption, recursive=True):
         self.tagger, self.format, self.limits, self.options, self.existing, self.caption = tagger, format, limits, options, existing, caption
         if existing not in EXISTING: raise UsageError(f'existing: {existing!r} is none of {", ".join(EXISTING)}.{nearest(existing, EXISTING)}')
         if out is None and format != 'txt': raise UsageError(f'format {format}: say with out where {format} goes; only txt goes beside the images')
-        self.pictures = {p.name: p for p in sorted(gather(src), key=lambda p: p.name or '')}
+        self.pictures = {p.name: p for p in sorted(gather(src, recursive), key=lambda p: p.name or '')}
         if not self.pictures: raise VaetagError('tag_folder: no image in an empty list')
         if None in self.pictures: raise UsageError('tag_folder takes a folder or paths; pictures in memory go to tag')
         is_dir, far = is_folder(src), is_remote(src if isinstance(src, (str, Path)) else next(iter(self.pictures)))
@@ -225,7 +225,7 @@ class FolderRun:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not os.access(self.folder, os.W_OK): raise PermissionError(13, 'Permission denied')
         self.journal = Journal(dict(model=tagger.fingerprint, thresholds='mcut' if limits is None else hash_tensors(dict(t=torch.from_numpy(limits))), options=options,
-                                    existing=existing, caption=to_json(vars(caption)), src=[str(src) if far else os.path.abspath(src)] if is_dir else sorted(self.pictures),
+                                    existing=existing, caption=to_json(vars(caption)), src=[str(src) if far else os.path.abspath(src)] if is_dir else sorted(self.pictures), recursive=recursive,
                                     out=os.path.abspath(self.folder if format == 'txt' else self.file), format=format))
         self.report = FolderReport(device=str(tagger.device))
 

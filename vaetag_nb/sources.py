@@ -34,12 +34,14 @@ def is_folder(src)->bool:
     if not isinstance(src, (str, Path)): return False
     return not str(src).lower().endswith(tuple(EXTENSIONS)) if is_remote(src) else Path(src).is_dir()
 
-def gather(images)->list[Picture]:
+def gather(images,
+           recursive=True, # whether the folders in a folder are read, too
+           )->list[Picture]:
     "The pictures in a folder (here, or at an address), a path, a PIL picture, an array or tensor (see `to_image`), or a list of these."
     if is_folder(images):
         far = is_remote(images)
-        found = list_files(images, EXTENSIONS) if far else list_images(images)
-        if not found: raise VaetagError(f"{images}: no image in it; looked for {' '.join(sorted(EXTENSIONS))}")
+        found = [f for f in list_files(images, EXTENSIONS) if recursive or '/' not in f] if far else list_images(images, recursive)
+        if not found: raise VaetagError(f"{images}: no image in it{' itself, folders in it left out' if not recursive else ''}; looked for {' '.join(sorted(EXTENSIONS))}")
         return [Picture(f'{images.rstrip("/")}/{f}', f) if far else Picture(f, f.relative_to(images).as_posix()) for f in found]
     many = images if isinstance(images, (list, tuple)) else [images]
     is_file = lambda x: isinstance(x, (str, Path, bytes))

@@ -27,7 +27,9 @@ class ImageError(VaetagError):
 # %% ../../nbs/01_data/15_decode.ipynb #221a648d
 EXTENSIONS = frozenset('.png .jpg .jpeg .bmp .tif .tiff .webp .gif .avif'.split())
 
-def list_images(folder)->list: # paths below `folder`, sorted as text
+def list_images(folder,
+                recursive=True, # whether folders in it are read, too
+                )->list:        # paths below `folder`, sorted as text
     "All files with the extension of a picture in `folder` and below, upper or lower case."
     def failed(e): raise VaetagError(f'{e.filename}: cannot list: {e.strerror or e}') from e
     found, seen = [], set()
@@ -36,7 +38,7 @@ def list_images(folder)->list: # paths below `folder`, sorted as text
         st = os.stat(root)
         if (st.st_dev, st.st_ino) in seen: dirs.clear(); continue
         seen.add((st.st_dev, st.st_ino))
-        dirs[:] = sorted(d for d in dirs if d[0] != '.')
+        dirs[:] = sorted(d for d in dirs if recursive and d[0] != '.')
         found += [os.path.join(root, f) for f in files if f[0] != '.' and os.path.splitext(f)[1].lower() in EXTENSIONS]
     return [Path(p) for p in sorted(found)]
 

@@ -60,6 +60,7 @@ def tag(args):
     @dataclass(kw_only=True)
     class Tag:
         images: named(str|None, '[IMAGES]') = None # picture or folder, here or at an address such as s3://bucket/folder; or give --from-latents
+        recursive: bool = True                # the pictures in the folders of a folder, too
         model: Path|None = None               # run or model folder, that of a published tagger (wd, timm, animetimm, cl), or one that VAE-Tagger wrote
         layout: Literal['wd', 'generic', 'cl']|None = None # of a published tagger, where its files do not tell
         decoder: Path|None = None             # instead of --model: a head file of VAE-Tagger, with --vae and --tags
@@ -103,7 +104,9 @@ PRINTED = ('table', 'classic')
 
 def _check(o):
     "Arguments that do not go together"
+    from vaetag_nb.sources import is_folder
     if (o.images is None) == (o.from_latents is None): raise UsageError('give either IMAGES or --from-latents')
+    if not o.recursive and not is_folder(o.images): raise UsageError(f'--no-recursive: is about a folder of pictures, {o.images or o.from_latents} is none; leave it out')
     if o.evidence and (o.out is None or o.images is None): raise UsageError('--evidence: needs IMAGES and --out, the folder for the pictures')
     if o.format in PRINTED and o.out is not None: raise UsageError(f'--format {o.format} is printed; leave out --out')
     whole = '--save-predictions' if o.save_predictions else '--emit' if o.emit else None
@@ -138,11 +141,11 @@ def _tag(o):
     if o.save_predictions or o.emit: _keep_whole(tagger, o, how)
     if o.from_latents is None and (o.out is not None or o.format == 'txt'):
         rep = tagger.tag_folder(o.images if is_folder(o.images) else [o.images], o.out, o.format or 'json', o.batch_size, **how, skip_errors=o.skip_errors,
-                                existing=o.existing, caption=o.caption)
+                                existing=o.existing, caption=o.caption, recursive=o.recursive)
         files = [*rep.files, *_heat_maps(tagger, o, rep.failed)]
         return Outcome(dict(tagged=rep.tagged, reused=rep.reused, failed=rep.failed, files=[str(f) for f in files]), '\n'.join(map(str, files)))
     if o.from_latents is not None: got = tagger.tag_latents(o.from_latents, o.space, **how, shape=_shape(o.latent_shape))
-    else: got = tagger.tag(o.images, **how, batch_size=o.batch_size, skip_errors=o.skip_errors or o.format in PRINTED)
+    else: got = tagger.tag(o.images, **how, batch_size=o.batch_size, recursive=o.recursive, skip_errors=o.skip_errors or o.format in PRINTED)
     return _said(tagger, o, got if isinstance(got, Results) else [got], how, at)
 
 # %% ../../nbs/11_verbs/40_use.ipynb #285e9778
@@ -150,7 +153,7 @@ def _keep_whole(tagger, o, how):
     "What --save-predictions and --emit ask for"
     from vaetag_nb.eval.scores import save_scores
     from vaetag_nb.outputs import collect, write_embeddings
-    c = collect(tagger, o.images, o.batch_size, o.emit is not None)
+    c = collect(tagger, o.images, o.batch_size, o.emit is not None, o.recursive)
     limits = tagger.thresholds(how['threshold'], 'auto' if o.rule == 'mcut' else o.rule)
     if o.save_predictions: save_scores(o.save_predictions, c.as_scores(tagger, limits))
     if o.emit: write_embeddings(_folder(o)/'embeddings.npz', c)
@@ -180,7 +183,7 @@ def _as_text(r):
 def _heat_maps(tagger, o, failed):
     "The pictures that --evidence asks for"
     from vaetag_nb.sources import gather, is_folder
-    pictures = [p for p in gather(o.images) if p.name not in failed] if o.evidence else []
+    pictures = [p for p in gather(o.images, o.recursive) if p.name not in failed] if o.evidence else []
     names = [p.name if is_folder(o.images) else Path(p.name).name for p in pictures]
     return [f for p, n in zip(pictures, names) for f in tagger.write_heat_maps(p.source, list(o.evidence), _folder(o)/'evidence'/Path(n).parent)]
 
