@@ -149,7 +149,7 @@ def decode(self:Translator, x)->torch.Tensor: # uint8 (B, 3, H, W), on the CPU
         with self.casting(): return to_uint8(c.decode(x if m.divisor == 1 else x*m.divisor) if same else c.decode(c.normalize(m.z_of(x))))
     return each(run, x.to(self.device), self.device).cpu()
 
-# %% ../nbs/08n_translate.ipynb #b733d530
+# %% ../nbs/08n_translate.ipynb #3ce0e41b
 class Pictures:
     "Pictures that are read and encoded by a translator's rule."
     latent = False
@@ -180,6 +180,7 @@ class Pictures:
         p = self.pictures[i]
         return hash_file(p.file) if p.file and os.path.exists(p.file) else hash_tensors(dict(x=x))
 
+# %% ../nbs/08n_translate.ipynb #40532fff
 class Stored:
     "The latents of a store; mirrored ones are left out."
     latent = True
