@@ -216,13 +216,14 @@ def source_of(x): # a store or its folder; else what `gather` takes
     if isinstance(x, LatentStore) or isinstance(x, (str, Path)) and (Path(x)/'meta.json').is_file(): return Stored(x)
     return Pictures(x)
 
-# %% ../nbs/08n_translate.ipynb #e873a65c
+# %% ../nbs/08n_translate.ipynb #355c3c1d
 class Translated(list):
     "Pictures, uint8 (3, H, W), beside what they were made of."
     def __init__(self, images, names=(), sources=None): super().__init__(images); self.names, self.sources = [*names], sources
     def _repr_html_(self):
+        said = lambda n: html.escape(os.path.basename(n) if os.path.isabs(n) else n)
         show = lambda x: f'<img src="{data_uri(thumbnail(x.permute(1, 2, 0).numpy(), 256), None)}" style="margin:2px" alt="">'
-        rows = [f'<figure style="margin:4px 0">{"" if self.sources is None else show(self.sources[i])}{show(x)}<figcaption>{html.escape(self.names[i])}</figcaption></figure>' for i, x in enumerate(self[:8])]
+        rows = [f'<figure style="margin:4px 0">{"" if self.sources is None else show(self.sources[i])}{show(x)}<figcaption>{said(self.names[i])}</figcaption></figure>' for i, x in enumerate(self[:8])]
         return ''.join(rows) + (f'<p>and {len(self) - 8} more</p>' if len(self) > 8 else '')
 
 @patch
