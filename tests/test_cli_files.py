@@ -97,7 +97,17 @@ def test_evaluation_files_and_thresholds(home):
     out = ok('eval tagger --model model --data scenes/data.json --out e')
     assert list(read('e/evaluation_results_overall.json'))[:len(OVERALL)] == OVERALL
     assert list(pd.read_csv('e/evaluation_results.csv').columns)[:7] == ['class_name', 'precision', 'recall', 'f1', 'ap', 'support', 'threshold'] and 'class_name' in out
-    ok('eval tagger --model model --data scenes/data.json --thresholds .25 --out e')
+    whole = {f.name: f.read_bytes() for f in Path('e').iterdir()}
+    ok('eval tagger --model model --data scenes/data.json --out e --batch-size 5')                             # the same evaluation may be written again
+    assert read('e/evaluation_results_overall.json')['inputs'] == json.loads(whole['evaluation_results_overall.json'])['inputs']
+    whole = {f.name: f.read_bytes() for f in Path('e').iterdir()}
+    shutil.copy('scenes/data.json', 'scenes/other.json'); shutil.copytree('model', 'moved')
+    for more, key in (('--model model --data scenes/data.json --thresholds .25', 'thresholds'), ('--model model --data scenes/other.json', 'data'), ('--model model --data scenes/data.json --seed 3', 'seed')):
+        status, _, err = shell(*f'eval tagger {more} --out e'.split())
+        assert status == 1 and f'vaetag: e: holds the result of another run (its inputs.{key} differs); choose another folder, or --overwrite\n' in err, err
+    assert {f.name: f.read_bytes() for f in Path('e').iterdir()} == whole
+    ok('eval tagger --model moved --data scenes/data.json --out e')                                            # a model is what it holds, not where it lies
+    ok('eval tagger --model model --data scenes/data.json --thresholds .25 --out e --overwrite')
     assert set(pd.read_csv('e/evaluation_results.csv').threshold) == {.25}
     before = Path('model/model.json').read_bytes()
     shutil.copytree('model', 'fitted')

@@ -18,6 +18,7 @@ from .data.split import SIDES, Split, apply
 from .data.tags import Vocab
 from .eval.curves import ExactScores, unpack
 from .eval.resample import check_numbers
+from .eval.result import claim
 from .eval.scores import Scores, check_scores, save_scores
 from .eval.suspects import Suspects
 from .eval.tagging import MultiLabelMeter, Report, bootstrap
@@ -158,6 +159,8 @@ def evaluate_tagger(model,               # model folder
                     suspects=None, most=1000,  # CSV of at most so many labels that the scores contradict, see `Suspects`
                     save=None,           # folder for all scores, see `save_scores`
                     device=None,         # cpu, cuda; none: the best there is
+                    inputs=None,         # what was given, for the files; none: `name`
+                    overwrite=False,     # whether the result of another run in `out` may be replaced
                     )->Report:
     "Measure a model folder on a table, and write what `Report.write` writes."
     check_numbers(draws, batch_size)
@@ -169,9 +172,14 @@ def evaluate_tagger(model,               # model folder
     for folder in filter(None, (out, suspects and Path(suspects).parent)): check_folder(folder)
     if save: check_scores(save)
     own = tagger.thresholds(None, rule)
+    at = own if thresholds == 'auto' else read_thresholds(thresholds, tagger.vocab)
+    plan = dict(model=tagger.fingerprint) | (inputs or dict(data=str(name))) | dict(thresholds=at if isinstance(at, float) else str(thresholds), rule=rule, fit_thresholds=fit)
+    plan |= dict(objective=objective, min_positives=min_positives, fallback=fallback) if fit else {}
+    plan |= dict(mode=mode, bootstrap=draws, seed=seed, keep_unlabelled=keep_unlabelled)
+    if out is not None: claim(Path(out)/'evaluation_results_overall.json', dict(inputs=plan), overwrite)
     doubt, kept = suspects and Suspects(tagger.vocab.names, own, min_positives, most), []
     watch = [*([doubtful(doubt)] if doubt else []), *([lambda t, rows, s, known: kept.append((t, rows, s))] if save else [])]
-    m = measure_tagger(tagger, table, own if thresholds == 'auto' else read_thresholds(thresholds, tagger.vocab), mode, batch_size, watch=watch, **more)
+    m = measure_tagger(tagger, table, at, mode, batch_size, watch=watch, **more)
     if fit:
         if not m.counts[2][m.categories != 9].any(): raise VaetagError(f'{name}: no tag has a positive: no thresholds can be fitted, nothing was changed')
         th = fit_thresholds(m, objective=objective, min_positives=min_positives, fallback=fallback, split=name, ratings=False)
@@ -186,6 +194,7 @@ def evaluate_tagger(model,               # model folder
     if doubt: doubt.thresholds = m.thresholds; write_csv(suspects, doubt.table())
     if save: save_scores(save, kept_scores(tagger, kept, m.thresholds if fit else own))
     if out is not None:
+        rep.summary['inputs'] = plan            # so that another run does not replace it unasked
         rep.write(out)
         diagram(rep, Path(out)/'reliability.png')
         if fit: th.to_json(Path(out)/'optimal_thresholds.json')

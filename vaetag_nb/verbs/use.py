@@ -212,15 +212,17 @@ class EvalTagger(FromData):
     suspects_max: int = 1000        # of these at most
     save_predictions: Path|None = None # folder for the scores of all tags, for eval compare
     seed: int = 0                   # of the draws
+    overwrite: bool = False         # replace the result of another run in --out
     device: str|None = None         # cpu, cuda; none: the best there is
     def __call__(self):
         from vaetag_nb.evaluate import evaluate_tagger, one_side
+        given = {k: None if (v := getattr(self, k)) is None else str(v) for k in ('data', 'tags', 'split', 'side')}
         t, side = one_side(self.read(self.data), self.model, self.split, self.side)
         rep = evaluate_tagger(self.model, t, self.thresholds, self.fit_thresholds, objective=self.objective, min_positives=self.min_positives, fallback=self.fallback,
                               mode=self.mode, draws=self.bootstrap, seed=self.seed, batch_size=self.batch_size, name=side or Path(self.data).name, out=self.out,
                               keep_unlabelled=self.keep_unlabelled, strict=self.strict, max_bad=self.max_bad,
                               closed=self.tags is not None or Path(self.data).suffix == '.parquet', rule=self.rule,
-                              suspects=self.suspects, most=self.suspects_max, save=self.save_predictions, device=self.device)
+                              suspects=self.suspects, most=self.suspects_max, save=self.save_predictions, device=self.device, inputs=given, overwrite=self.overwrite)
         rows = rep.per_tag.sort_values('support', ascending=False, kind='stable')[['class_name', 'support', 'precision', 'recall', 'f1', 'ap', 'threshold']]
         return Outcome(rep.summary, f'{rows.head(20).round(3).to_string(index=False)}\n\n{rep}')
 
