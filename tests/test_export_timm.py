@@ -1,17 +1,19 @@
 "timm taggers as the folders of other programs: opened again by timm, by ONNX Runtime, by ourselves, with the same tags"
-import numpy as np, onnxruntime as ort, pytest, timm, torch
-from PIL import Image
+import numpy as np, onnxruntime as ort, pandas as pd, pytest, timm, torch
+from PIL import Image, ImageOps
 from test_export_pixels import by_the_card, comfyui
-from vaetag_nb.core.io import load_tensors, read_json, save_tensors, write_json
+from vaetag_nb.core.io import load_tensors, read_json, save_tensors, write_csv, write_json
 from vaetag_nb.core.rng import seeded
 from vaetag_nb.data.square import Square
 from vaetag_nb.data.tags import Vocab
+from vaetag_nb.eval.scores import Scores, save_scores
 from vaetag_nb.infer import Tagger
-from vaetag_nb.models.foreign import generic_pixels, on_square
+from vaetag_nb.models.foreign import generic_pixels, on_square, wd_pixels
 from vaetag_nb.models.timm_folder import save_timm
 from vaetag_nb.models.timm_tagger import create, heads_of
 from vaetag_nb.publish import export as pe
 from vaetag_nb.publish.dialects import Timm, Wd
+from vaetag_nb.publish.onnx import to_onnx
 from vaetag_nb.publish.timm_pixels import timm_pixels
 import vaetag_nb.cli  # noqa: F401 (registers all verbs)
 from vaetag_nb.verbs.base import shell
@@ -147,3 +149,61 @@ def test_exported_folders_as_contenders(tmp_path):
     assert all(m['metrics']['mAP'] == pytest.approx(c['models']['run']['metrics']['mAP'], abs=.05) for m in c['models'].values())
     pair = next(p for p in c['pairs'] if {p['a'], p['b']} == {'run', 'timm'})
     assert pair['metrics']['mAP']['interval'][0] <= 0 <= pair['metrics']['mAP']['interval'][1]
+
+STEPS = [dict(type='pad_to_size', size=[32, 32], interpolation='bicubic', background_color='white'), dict(type='maybe_to_tensor'), dict(type='normalize', mean=list(PAD.mean), std=list(PAD.std))]
+
+class Wrapped(torch.nn.Module):
+    "A network between what comes before and after it in a file"
+    def __init__(self, net, before, after): super().__init__(); self.net, self.before, self.after = net, before, after
+    def forward(self, x): return self.after(self.net(self.before(x)))
+
+def on_white(path):
+    im = ImageOps.exif_transpose(Image.open(path)).convert('RGBA')
+    return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
+
+def published(kind, net, folder):
+    "A network as others publish theirs: animetimm with torch weights or `onnx` alone, wd and cl as ONNX alone; what its client computes of a picture by way of the torch network"
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (PAD.mean, PAD.std))
+    before = dict(wd=lambda x: (x.permute(0, 3, 1, 2).flip(1)/255 - mean)/std, cl=lambda x: ((x.flip(1) + 1)/2 - mean)/std, onnx=lambda x: x).get(kind)   # blue first 0 to 255; blue first -1 to 1; normalised
+    folder.mkdir()
+    if kind == 'animetimm':
+        save_tensors(folder/'model.safetensors', net.state_dict())
+        write_json(folder/'config.json', dict(architecture='test_resnet', num_classes=len(VOCAB), pretrained_cfg=dict(input_size=[3, 32, 32])))
+    else:
+        x, after = torch.zeros(2, 32, 32, 3) if kind == 'wd' else torch.zeros(2, 3, 32, 32), torch.nn.Identity() if kind == 'cl' else torch.sigmoid
+        proto = to_onnx(Wrapped(net, before, after).eval(), dict(input=x), ['prediction' if kind == 'onnx' else 'output'], dict(input={0: 'batch'}))
+        (folder/('model_optimized.onnx' if kind == 'cl' else 'model.onnx')).write_bytes(proto.SerializeToString())
+    names, cats = VOCAB.names, VOCAB.categories.tolist()
+    if kind == 'cl': write_json(folder/'tag_mapping.json', {str(i): dict(tag=n, category={9: 'Rating', 0: 'General', 3: 'Copyright', 4: 'Character'}[c]) for i, (n, c) in enumerate(zip(names, cats))})
+    elif kind == 'wd': VOCAB.write(folder/'selected_tags.csv')
+    else:
+        write_csv(folder/'selected_tags.csv', pd.DataFrame([dict(tag_id=i, name=n, category=c, best_threshold=.4 + .01*i) for i, (n, c) in enumerate(zip(names, cats))]))
+        write_json(folder/'preprocess.json', dict(test=STEPS))
+    @torch.inference_mode()
+    def client(path):
+        im = on_white(path)
+        if kind in ('animetimm', 'onnx'): x = torch.from_numpy(generic_pixels(im, STEPS))[None]
+        else:
+            x = torch.from_numpy(np.ascontiguousarray(wd_pixels(im, 32)))[None]
+            x = before(x if kind == 'wd' else x.permute(0, 3, 1, 2)/127.5 - 1)
+        return net(x).sigmoid()[0].numpy()
+    return client
+
+@pytest.mark.parametrize('kind', ['animetimm', *(pytest.param(k, marks=pytest.mark.slow) for k in ('onnx', 'wd', 'cl'))])
+def test_folders_of_others_as_contenders(tmp_path, kind):
+    "`eval compare` opens a folder of another publisher, with torch weights or an ONNX file alone, and measures what its client computes"
+    t = model(tmp_path/'m')
+    client, photos, at = published(kind, t.model.net, tmp_path/'theirs'), pe.sample_pictures(tmp_path/'p'), tmp_path/'theirs'
+    opened, want = Tagger.load(at, device='cpu'), np.stack([client(f) for f in photos])
+    assert opened.model.meta['layout'] == (kind if kind in ('wd', 'cl') else 'generic') and ('.onnx' in opened.net.said) == (kind != 'animetimm')
+    assert abs(np.stack([r.scores for r in opened.tag(photos)]) - want).max() < 1e-5 and np.ptp(want, 0).max() > .05
+    save_scores(tmp_path/'client', Scores([str(f) for f in photos], want, VOCAB, opened.thresholds()))
+    write_json(tmp_path/'data.json', {str(f): ', '.join(n for n, s, m in zip(VOCAB.names[4:], row[4:], np.median(want, 0)[4:]) if s <= m) for f, row in zip(photos, want)})
+    status, out, err = shell('eval', 'compare', *(str(tmp_path/n) for n in ('theirs', 'client', 'm')), '--truth', str(tmp_path/'data.json'), '--out', str(tmp_path/'c'), '--bootstrap', '5', '--min-positives', '1')
+    assert status == 0, err
+    c = read_json(tmp_path/'c/compare.json')
+    assert c['counts']['images'] == len(photos) and c['counts']['tags'] == len(VOCAB) and {n: m['kind'] for n, m in c['models'].items()} == dict(theirs='model', client='scores', m='model')
+    figures = c['models']['theirs']['metrics']
+    assert figures == pytest.approx(c['models']['client']['metrics'], abs=1e-9) and 0 < figures['mAP'] < 1
+    table = pd.read_csv(tmp_path/'c/compare.csv')
+    assert (table.ap_theirs - table.ap_client).abs().max() < 1e-9 and (table.f1_theirs == table.f1_client).all()
