@@ -19,11 +19,12 @@ def track(items=None,     # what to go through; `None` for a bar that is moved b
           unit='it',      # what is counted
           initial=0,      # how many were done before (a resumed run)
           leave=True,     # whether the finished bar stays
+          **more,         # of `tqdm`, such as ncols and bar_format
           ):
     "A progress bar over `items`, for terminal and notebook."
     off = not (_on('VAETAG_QUIET') and _on('IN_TEST'))
     return tqdm(items, desc=desc, total=total, unit=unit, initial=initial, leave=leave, disable=off, file=sys.stderr,
-                dynamic_ncols=True)
+                **dict(dynamic_ncols='ncols' not in more) | more)
 
 # %% ../../nbs/00_core/30_progress.ipynb #f7720bcb
 _listeners = []

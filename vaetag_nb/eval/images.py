@@ -161,7 +161,9 @@ class Rule:
     def free(self)->bool: return self.fit in ('floor', 'none') # whether sizes may differ
     @property
     def target(self)->tuple: return (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
+    crop = 'center'         # which part is kept
     def to_dict(self)->dict: return asdict(self)
+    def effective(self)->dict: return self.to_dict()   # what changes a pixel, for a store
 
 # %% ../../nbs/07_eval/10_images.ipynb #3b7a760b
 @patch

@@ -98,11 +98,11 @@ def check_settings(old:dict,      # settings of the checkpoint
     return changed
 
 # %% ../../nbs/06_trainers/20_checkpoint.ipynb #4a3a0e86
-KINDS = {('latents', 'model'): 'train decoder', ('vae',): 'train vae', ('model', 'vae'): 'train full', ('model', 'vocab'): 'train timm'} # by their own sections
+KINDS = {('buffer', 'model'): 'train cyclegan', ('latents', 'model'): 'train decoder', ('vae',): 'train vae', ('model', 'vae'): 'train full', ('model', 'vocab'): 'train timm'} # by their own sections
 
 def run_kind(settings)->str|None: # `settings`: names of the settings, or a mapping of them
     "The command that settings are of; `None` for those of a task of one's own."
-    return KINDS.get(tuple(sorted({'latents', 'model', 'vae', 'vocab'} & set(settings))))
+    return KINDS.get(tuple(sorted({'buffer', 'latents', 'model', 'vae', 'vocab'} & set(settings))))
 
 # %% ../../nbs/06_trainers/20_checkpoint.ipynb #938f2452
 class RunFolder:

@@ -104,7 +104,7 @@ def build(self:Trainer, ema, ema_warmup, ema_device, compile, gradient_checkpoin
     copy_from_main(self.p, [*(q for m in self.modules.values() for q in m.parameters()), *self.buffers()])
     averaged = self.modules if self.task.averaged is None else self.task.averaged
     self.ema = Ema({n: self.modules[n] for n in averaged}, ema, ema_warmup, ema_device) if ema else None
-    self.select = self.task.select and (f'ema/{self.task.select}' if self.ema else self.task.select)
+    self.select = self.task.select and (f'ema/{self.task.select}' if self.ema and self.task.raw_too else self.task.select)
     self.scaler = torch.amp.GradScaler(self.device.type) if self.precision == 'fp16' else None
     if gradient_checkpointing: checkpoint_gradients(self.modules)
     backend = dict(backend=compile) if isinstance(compile, str) else {}
@@ -274,9 +274,11 @@ def weights(self:Trainer, averaged=True):
 def evaluate(self:Trainer):
     "Validate, and tell the callbacks."
     self.check_finite()
-    with self.weights(averaged=False): metrics = dict(self.task.validate(self))
+    raw, metrics = not self.ema or self.task.raw_too, {}
+    if raw:
+        with self.weights(averaged=False): metrics = dict(self.task.validate(self))
     if self.ema:
-        with self.weights(): metrics |= {f'ema/{k}': v for k, v in self.task.validate(self).items()}
+        with self.weights(): metrics |= {f'ema/{k}' if raw else k: v for k, v in self.task.validate(self).items()}
     self.metrics, self.evaluated = self.p.shared({k: float(v) for k, v in metrics.items()}), self.step
     self.emit('after_eval')
     self.restart_clock()
@@ -332,13 +334,15 @@ def save(self:Trainer):
     "Write a checkpoint of the present step."
     self.check_finite()
     state = dict(step=self.step, epoch=self.epoch, batch=self.batch, evaluated=self.evaluated,
-                 plan=self.plan_id, settings=self.settings, modules=list(self.modules), optimizers=list(self.parts),
+                 plan=self.plan_id, data=self.task.data_id, settings=self.settings, modules=list(self.modules), optimizers=list(self.parts),
                  world=self.p.world, precision=self.precision,
                  versions=dict(vaetag_nb=__version__, torch=torch.__version__))
     tensors = {n: m.state_dict() for n, m in self.modules.items()}
     if self.ema: tensors |= {f'{n}_ema': t for n, t in self.ema.shadow.items()}
     trees = {f'optim_{n}': optimizer_tree(p.opt, p.made) for n, p in self.parts.items()}
-    trees['extra'] = self.p.gather(to_cpu(self.task.state_dict_extra()))
+    extra = self.p.gather(to_cpu(self.task.state_dict_extra()))
+    if self.task.extra == 'extra': trees['extra'] = extra
+    else: tensors[self.task.extra] = {f'{r}/{k}' if r else k: v for r, each in enumerate(extra) for k, v in (each or {}).items()}
     trees['loop'] = dict(interval=self.interval.state(), sofar=self.sofar.state(),
                          scaler=self.scaler and self.scaler.state_dict(),
                          callbacks={n: c.state_dict() for n, c in self.remembering().items()})
@@ -361,7 +365,7 @@ def load(self:Trainer,
     for n, m in self.modules.items(): load_module(m, ck.tensors(n), f'{ck.path}/{n}')
     for n, p in self.parts.items(): load_optimizer(p.opt, ck.tree(f'optim_{n}'), f'{ck.path}/optim_{n}')
     if self.ema: self.ema.load({n: ck.tensors(f'{n}_ema') for n in self.ema.shadow})
-    loop, extra = ck.tree('loop'), ck.tree('extra')
+    loop, extra = ck.tree('loop'), self.extra_of(ck)
     if self.scaler and loop['scaler']: self.scaler.load_state_dict(loop['scaler'])
     self.interval, self.sofar = Means(loop['interval']), Means(loop['sofar'])
     mine = extra[self.p.rank] if s['world'] == self.p.world else self.task.deal_extra(extra, self.p.rank, self.p.world)
@@ -372,12 +376,22 @@ def load(self:Trainer,
     self.bad = None
 
 @patch
+def extra_of(self:Trainer, ck)->list:
+    "What each process had beside modules and optimisers."
+    if self.task.extra == 'extra': return ck.tree('extra')
+    out = [{} for _ in range(ck.state['world'])]
+    for k, v in ck.tensors(self.task.extra).items():
+        r, _, rest = k.partition('/')
+        out[int(r) if r.isdigit() else 0][rest if r.isdigit() else k] = v
+    return out
+
+@patch
 def check_same(self:Trainer, s, override):
     "Refuse a checkpoint of another run; say what makes the continuation differ from a run that was never stopped."
     where = self.run.path
     changed = check_settings(s['settings'], self.settings, override, self.task.locked, where)
     if changed: say(f'{where}: overridden: ' + ', '.join(f'{k} {a!r} -> {b!r}' for k, (a, b) in changed.items()))
-    elif s['plan'] != self.plan_id:
+    if not changed and s['plan'] != self.plan_id or s.get('data') != self.task.data_id:
         raise VaetagError(f'{where}: the training data are not those that this run was started with')
     for k, mine in dict(modules=list(self.modules), optimizers=list(self.parts)).items():
         if s[k] != mine: raise VaetagError(f'{where}: the run has the {k} {s[k]}, this task {mine}')

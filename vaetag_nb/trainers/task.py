@@ -82,6 +82,9 @@ class Task(nn.Module):
     goal = 'min'           # 'min' or 'max': which value of it is better
     locked = ()            # settings that a resumed run may not change even when overridden, such as `model.*`
     averaged = None        # names of the modules of which moving averages are kept; `None` is all that are trained
+    extra = 'extra'        # name of the checkpoint's file with what `state_dict_extra` gave; another name than `extra`: tensors by name, in a plain file
+    data_id = None         # fingerprint of the samples' content; a resumed run must have the same
+    raw_too = True         # with moving averages, validate the weights as they are, too, and call the averages' figures `ema/...`
     counted = None         # counted(batch): how many samples are in a batch, where a source may leave some out; `None`: all
     def validate(self, trainer)->dict:
         "Figures on the validation data, by the names that the log shall show."
