@@ -16,7 +16,7 @@ from .core.errors import UsageError, VaetagError, one_of
 from .core.io import atomic_file, check_folder, hash_file, write_csv, write_json
 from .data.images import image_sizes, list_images
 from .eval import features as feats
-from .eval.distribution import METRICS, bias_note, fd_floor, inception_score, memorised, metric_names, missing, set_metrics
+from .eval.distribution import METRICS, bias_note, check_subsets, inception_score, memorised, metric_names, missing, set_metrics
 from .eval.features import FeatureCache, about, extractor, features_of, kind_of, metric_name
 from .eval.frechet import FeatureStats
 from .eval.images import Rule, load_images
@@ -176,15 +176,16 @@ class Generation:
     drawn: list = field(default_factory=list) # (generated file, training file, distance) of the first extractor's
 
     def __str__(self):
-        r = self.result
-        rows = [f'{k:{max(map(len, r.metrics))}}  ' + (f'{v:.4f}' if v is not None else r.reasons[k]) for k, v in r.metrics.items()]
+        r, rows, null = self.result, [], {}
+        for k, v in r.reasons.items(): null.setdefault(v, []).append(k)
+        rows = [f'{k:{max(map(len, r.metrics))}}  {v:.6g}' for k, v in r.metrics.items() if v is not None] + [f'{", ".join(k)}: none: {v}' for v, k in null.items()]
         return '\n'.join([f'{r.counts["n_gen"]} generated, {r.counts["n_ref"] or "?"} reference, {len(self.failed)} failed', *rows, *r.notes,
-                          *([] if self.table is None else [self.table.round(4).to_string(index=False, na_rep='')])])
+                          *([] if self.table is None else [self.table.to_string(index=False, na_rep='', float_format='{:.4g}'.format)])])
 
     def _repr_html_(self):
         r = self.result
-        t = pd.DataFrame([dict(metric=k, value='' if v is None else f'{v:.4f}', remark=r.reasons.get(k, '')) for k, v in r.metrics.items()])
-        return t.to_html(index=False) + ('' if self.table is None else self.table.round(4).to_html(index=False, na_rep=''))
+        t = pd.DataFrame([dict(metric=k, value='' if v is None else f'{v:.6g}', remark=r.reasons.get(k, '')) for k, v in r.metrics.items()])
+        return t.to_html(index=False) + ('' if self.table is None else self.table.to_html(index=False, na_rep='', float_format='{:.4g}'.format))
 
 # %% ../nbs/08m_generation.ipynb #6e000017
 def _sides(gen, ref, ex, rule, o, train, test)->tuple: # {'gen', 'ref', 'train', 'test': `Features`}
@@ -242,6 +243,7 @@ def evaluate_generation(gen,           # folder of generated pictures
     rule, notes = rule_for(gen, ref, o.size, o.fit, o.filter)
     nets, absent = o.networks(device)
     n_ref = len(ref.files) if not ref.stats else load_stats(ref.stats).n
+    if 'kid' in o.metrics and not ref.stats: check_subsets(o.kid_subsets, o.kid_subset_size, min(len(gen.files), n_ref))
     foreseen = _foreseen(nets, absent, len(gen.files), n_ref, bool(ref.stats), o, train, test)
     if o.strict and foreseen: raise VaetagError(f'{"; ".join(dict.fromkeys(foreseen.values()))} (strict)')
     stats, fingerprint, more = _reference(ref, nets, rule, o)
