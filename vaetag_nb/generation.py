@@ -166,7 +166,7 @@ def _foreseen(nets, why, n_gen, n_ref, lone, o, train, test)->dict: # {metric: r
     return out
 
 # %% ../nbs/08m_generation.ipynb #6e000016
-@dataclass
+@dataclass(repr=False)
 class Generation:
     "What was found of a generated set."
     result: EvalResult
@@ -182,6 +182,7 @@ class Generation:
         return '\n'.join([f'{r.counts["n_gen"]} generated, {r.counts["n_ref"] or "?"} reference, {len(self.failed)} failed', *rows, *r.notes,
                           *([] if self.table is None else [self.table.to_string(index=False, na_rep='', float_format='{:.4g}'.format)])])
 
+    __repr__ = __str__
     def _repr_html_(self):
         r = self.result
         t = pd.DataFrame([dict(metric=k, value='' if v is None else f'{v:.6g}', remark=r.reasons.get(k, '')) for k, v in r.metrics.items()])
