@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['timm_meta', 'threshold_rule', 'timm_config', 'timm_card', 'save_timm', 'with_thresholds', 'architecture_of',
-           'check_head', 'TimmModel', 'load_timm']
+           'check_head', 'check_temperature', 'temperatures', 'TimmModel', 'load_timm']
 
 # %% ../../nbs/05_models/64_timm_folder.ipynb #6a2b7787
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import vaetag_nb
 from ..core.errors import VaetagError
 from ..core.io import hash_json, hash_tensors
 from ..data.square import Square
-from ..data.tags import Vocab
+from ..data.tags import CATEGORIES, Vocab, category_id
 from .folder import cuts, described, load_state, model_card, read_parts, write_folder
 from .timm_net import build, check_name
 from .timm_tagger import create, embedding_of, heads_of, square_of
@@ -106,6 +106,25 @@ def check_head(meta:dict, net:nn.Module, path):
         if list(own[name].shape) != t.get('shape') or t['shape'][:1] != [net.num_classes]:
             raise VaetagError(f"{path}: head.tensors: {name} is said to be of shape {t.get('shape')}, the network has {list(own[name].shape)} and {net.num_classes} tags")
 
+# %% ../../nbs/05_models/64_timm_folder.ipynb #7e3a12c1
+def check_temperature(meta:dict, vocab:Vocab, path):
+    "An error unless `temperature` in a model.json, where there is one, has a positive factor for each category that it names."
+    t = meta.get('temperature')
+    if t is None: return
+    by = t.get('category') if isinstance(t, dict) else None
+    if not isinstance(by, dict) or not by: raise VaetagError(f'{path}: temperature: {t!r} has no mapping `category` from a category number to its factor')
+    for c, v in by.items():
+        try: known = category_id(c) in {*CATEGORIES, *vocab.categories.tolist()}
+        except VaetagError: known = False
+        if not known: raise VaetagError(f"{path}: temperature.category: {c!r} is no category (known: {', '.join(f'{k} {n}' for k, n in CATEGORIES.items())})")
+        if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 < v < float('inf'): raise VaetagError(f'{path}: temperature.category.{c}: {v!r} is no factor above 0')
+
+def temperatures(meta:dict, vocab:Vocab)->np.ndarray|None: # float32, (C,); `meta`: content of model.json
+    "The factor of each tag by which its logit is divided; `None` where a model has none."
+    if meta.get('temperature') is None: return None
+    by = {category_id(c): v for c, v in meta['temperature']['category'].items()}
+    return np.array([by.get(c, 1.) for c in vocab.categories.tolist()], np.float32)
+
 # %% ../../nbs/05_models/64_timm_folder.ipynb #8f72a372
 @dataclass
 class TimmModel:
@@ -120,14 +139,19 @@ class TimmModel:
         "The decision threshold of each tag: its own, else its category's or the global one, else `default`."
         return cuts(self.thresholds, self.vocab, default)
     @property
+    def temperature(self)->np.ndarray|None: # float32, (C,); `None`: logits are taken as they are
+        "What the logits of each tag are divided by: the factor of its category."
+        return temperatures(self.meta, self.vocab)
+    @property
     def name(self)->str:
         "The name of the folder: for `best/` that of its run."
         f = self.folder and Path(self.folder).absolute()
         return (f.parent.name if f.name == 'best' else f.name) if f else self.meta['architecture']['name']
     @property
     def fingerprint(self)->str:
-        "SHA-256 of all that decides a score: weights, architecture, tags, preprocessing."
-        return hash_json(dict(net=hash_tensors(self.net.state_dict()), architecture=self.meta['architecture'], vocab=self.vocab.sha256, preprocess=self.square.to_dict()))
+        "SHA-256 of all that decides a score: weights, architecture, tags, preprocessing, temperature."
+        heat = {} if self.temperature is None else dict(temperature=[float(t) for t in self.temperature])
+        return hash_json(dict(net=hash_tensors(self.net.state_dict()), architecture=self.meta['architecture'], vocab=self.vocab.sha256, preprocess=self.square.to_dict()) | heat)
 
 def load_timm(folder,       # a model folder
               device='cpu', # where the network goes
@@ -140,4 +164,5 @@ def load_timm(folder,       # a model folder
     vocab.extra.pop('best_threshold', None)
     load_state(net, state, folder/'model.safetensors', 'network')
     check_head(meta, net, folder/'model.json')
+    check_temperature(meta, vocab, folder/'model.json')
     return TimmModel(net.eval().to(device), vocab, Square.from_dict(meta['preprocess']), thresholds, meta, folder)

@@ -22,7 +22,7 @@ from .processes import Processes, on_main
 from .settings import RunResult
 from .timm_data import read_sides, told
 from .timm_settings import TimmConfig, check, renamed
-from .timm_net import first_net, kept_thresholds
+from .timm_net import first_net, kept_thresholds, temperature_of
 from .timm_resume import branch, check_resume, classes_of, run_settings
 from .timm_task import TimmTask, merged, trainer_of
 
@@ -85,6 +85,7 @@ def prepared(cfg:TimmConfig, p:Processes,
         known = cuts(None, sides.vocab, cfg.infer.threshold if Path(cfg.finetune).is_file() else None) # where the model has no list of its own
         there = {n: float(str(t)) for n, c, t in zip(sides.vocab.names, sides.vocab.categories, known) if c != 9 and n in copied}
         on_main(p, lambda: write_json(out/'kept_thresholds.json', there | kept_thresholds(cfg.finetune, renamed(cfg))))
+    if own and temperature_of(out): lines.append(f'{out}: the temperature in best/ is of those weights: when the run writes its model anew, it is without one, and so are thresholds and figures')
     task = TimmTask(cfg, sides, net, p.world, mask)
     return task, [*lines, *told(cfg, sides, task.plan)]
 

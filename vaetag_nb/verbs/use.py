@@ -191,7 +191,7 @@ def _heat_maps(tagger, o, failed):
 @verb('eval tagger')
 @dataclass(kw_only=True)
 class EvalTagger(FromData):
-    "Measure a tagger on a data set: a table of every tag, the summary, intervals; or fit its thresholds."
+    "Measure a tagger on a data set: a table of every tag, the summary, intervals; or fit its thresholds and its temperature."
     tags: Path|None = None          # tags CSV of what was looked for in the data; none: every tag of the model, absent where it is not named
     model: Path                     # model folder
     data: str                       # metadata JSON, folder, Parquet, CSV or JSONL
@@ -200,9 +200,10 @@ class EvalTagger(FromData):
     thresholds: str = 'auto'        # auto (the model's own), a number, or an optimal_thresholds.json
     rule: Literal['auto', 'tag', 'category', 'global', 'mcut'] = 'auto' # with auto, which of the model's thresholds; mcut only tags
     fit_thresholds: bool = False    # fit thresholds to this data and write them into the model folder and to --out
+    fit_temperature: bool = False   # fit to this data one factor per category that makes scores probabilities, and write it into the model folder (timm taggers; with --fit-thresholds where thresholds were fitted)
     objective: Literal['macro_f1', 'micro_f1'] = 'macro_f1' # what the fitted global threshold maximises
     fallback: Literal['global', 'category'] = 'global' # where the threshold of a rarer tag comes from
-    min_positives: int = 10         # a tag with fewer is rare: it gets no fitted threshold of its own, and no suspects
+    min_positives: int = 10         # a tag with fewer is rare: it gets no fitted threshold of its own, and no suspects; a category with fewer no temperature
     mode: Literal['auto', 'exact', 'hist'] = 'auto' # how curves are kept: all scores, or in bins
     bootstrap: int = 0              # draws for 95 % intervals; 0: none
     batch_size: int = 8             # pictures computed at once
@@ -215,16 +216,16 @@ class EvalTagger(FromData):
     overwrite: bool = False         # replace the result of another run in --out
     device: str|None = None         # cpu, cuda; none: the best there is
     def __call__(self):
-        from vaetag_nb.evaluate import evaluate_tagger, one_side
+        from vaetag_nb.evaluate import evaluate_tagger, one_side, said_temperature
         given = {k: None if (v := getattr(self, k)) is None else str(v) for k in ('data', 'tags', 'split', 'side')}
         t, side = one_side(self.read(self.data), self.model, self.split, self.side)
-        rep = evaluate_tagger(self.model, t, self.thresholds, self.fit_thresholds, objective=self.objective, min_positives=self.min_positives, fallback=self.fallback,
+        rep = evaluate_tagger(self.model, t, self.thresholds, self.fit_thresholds, self.fit_temperature, objective=self.objective, min_positives=self.min_positives, fallback=self.fallback,
                               mode=self.mode, draws=self.bootstrap, seed=self.seed, batch_size=self.batch_size, name=side or Path(self.data).name, out=self.out,
                               keep_unlabelled=self.keep_unlabelled, strict=self.strict, max_bad=self.max_bad,
                               closed=self.tags is not None or Path(self.data).suffix == '.parquet', rule=self.rule,
                               suspects=self.suspects, most=self.suspects_max, save=self.save_predictions, device=self.device, inputs=given, overwrite=self.overwrite)
         rows = rep.per_tag.sort_values('support', ascending=False, kind='stable')[['class_name', 'support', 'precision', 'recall', 'f1', 'ap', 'threshold']]
-        return Outcome(rep.summary, f'{rows.head(20).round(3).to_string(index=False)}\n\n{rep}')
+        return Outcome(rep.summary, f'{rows.head(20).round(3).to_string(index=False)}\n\n{rep}' + (f'\n{said_temperature(t)}' if (t := rep.summary.get('temperature')) else ''))
 
 # %% ../../nbs/11_verbs/40_use.ipynb #6230ea8d
 @verb('eval recon')
