@@ -25,7 +25,7 @@ from .translate import DIRECTIONS, Translator
 from .translation_parts import PICTURE, Judges, TranslationSettings, composite, read_pairs, set_names, tag_scores, takes_latents
 from .translation_way import Side, Way
 
-# %% ../nbs/08q_translation.ipynb #0796903e
+# %% ../nbs/08q_translation.ipynb #3e350cba
 COLUMNS = ('direction', 'src_path', 'src_image', 'gen_path', 'gen_image', 'content_lpips', 'content_clip', 'fid', *PICTURE[2:])   # of metrics.csv
 
 @dataclass(repr=False)
@@ -55,7 +55,7 @@ class TranslationResult:
 
     __repr__ = __str__
     def _repr_html_(self):
-        row = lambda w, n, *x: f'<figure style="margin:4px 0"><img src="{data_uri(strip([i.permute(1, 2, 0).numpy() for i in x], ["source", "VAE only", w], 160), None)}" alt="{w}"><figcaption>{html.escape(n)}</figcaption></figure>'
+        row = lambda w, n, *x: f'<figure style="margin:4px 0"><img src="{data_uri(strip([i.permute(1, 2, 0).numpy() for i in x], ["source", "VAE only", w], min(160, x[0].shape[1])), None)}" alt="{w}"><figcaption>{html.escape(n)}</figcaption></figure>'
         return f'<pre>{html.escape(str(self))}</pre>' + ''.join(row(*s) for s in self.shown[:8])
 
 # %% ../nbs/08q_translation.ipynb #342c7fef
@@ -136,7 +136,7 @@ def check_strict(ways, sides, o):
         for n in (len(here.rows), 2 if stats else len(there.rows)):
             if n < 2: raise VaetagError(f'{DIRECTIONS[d]}: {name} needs at least 2 images on each side, got {n} (strict)')
 
-# %% ../nbs/08q_translation.ipynb #09514e3f
+# %% ../nbs/08q_translation.ipynb #aac30bc1
 def evaluate_translation(model,            # `Translator`, model folder or run folder
                          test_a=None, test_b=None, # folders of pictures, or stores of latents
                          image=None,       # one picture, translated both ways
@@ -145,6 +145,7 @@ def evaluate_translation(model,            # `Translator`, model folder or run f
                          settings=None,    # `TranslationSettings`
                          out=None,         # folder for the files; none: nothing is written
                          overwrite=False,  # whether the result of another run in `out` may be replaced
+                         checkpoint=None,  # how the result names the model; none: by its folder
                          **how)->TranslationResult: # `how`: see `Translator`
     "Measure a translator on test pictures."
     o, sides = settings or TranslationSettings(), sides_of(test_a, test_b, image, image_a, image_b, settings.max_images if settings else 0)
@@ -154,7 +155,7 @@ def evaluate_translation(model,            # `Translator`, model folder or run f
     t.codec, t.rule
     if o.strict: check_strict(todo, sides, o)
     judges = Judges(o, t.device)
-    plan = planned(t, t.model.folder if isinstance(model, Translator) else model, sides, todo, judges, o, out)
+    plan = planned(t, checkpoint or (t.model.folder if isinstance(model, Translator) else model), sides, todo, judges, o, out)
     if out is not None: check_folder(out); claim(out/'summary.json', {k: plan[k] for k in ('checkpoint', 'fingerprint', 'testA', 'testB', 'settings')}, overwrite)
     ways = {d: Way(t, d, *(sides if d == 'a2b' else sides[::-1]), judges, o, out) for d in todo}
     if o.pairs:

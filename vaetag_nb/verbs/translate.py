@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['GONE', 'OfTranslator', 'Translate', 'single_name', 'subfolder_of', 'EvalTranslation']
 
-# %% ../../nbs/11_verbs/45_translate.ipynb #cc14751c
+# %% ../../nbs/11_verbs/45_translate.ipynb #b10a3be5
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -64,7 +65,7 @@ def subfolder_of(vae, subfolder)->str|None:
     "The VAE, with its folder inside a pipeline."
     return vae if vae is None or subfolder is None else f'{vae}/{subfolder}' if vae.startswith('hub:') else str(Path(vae)/subfolder)
 
-# %% ../../nbs/11_verbs/45_translate.ipynb #d582cebe
+# %% ../../nbs/11_verbs/45_translate.ipynb #e752264a
 @verb('eval translation')
 @dataclass(kw_only=True)
 class EvalTranslation(OfTranslator):
@@ -109,31 +110,36 @@ class EvalTranslation(OfTranslator):
     max_ref_compare: int|None = None  # likewise
     cache_dir: str|None = None        # likewise
     force_regen_cache: bool = False   # likewise
-    def __call__(self):
-        from vaetag_nb.translation import evaluate_translation
-        from vaetag_nb.translation_parts import TranslationSettings
-        from vaetag_nb.translation_config import eval_settings
-        for k, why in GONE.items():
-            if getattr(self, k): say(f'--{k.replace("_", "-")}: without effect: {why}')
-        own = eval_settings(self.config) if self.config else {}
-        either = lambda k, last=None: own.get(k, last) if getattr(self, k) in (None, ()) else getattr(self, k)
-        single = self.image or self.image_a or self.image_b
-        test = {k: None if single else either(k) for k in ('test_a', 'test_b')}
-        model = self.model or own.get('model')
-        if model is None: raise UsageError('MODEL: give a model folder or a run folder, or --config')
-        if self.clip_cache or own.get('clip_cache'):
-            import os
-            os.environ['HF_HUB_CACHE'] = str(self.clip_cache or own['clip_cache'])
-        self.vae, self.image_size, self.fit, self.filter, self.device = (either(k) for k in ('vae', 'image_size', 'fit', 'filter', 'device'))
-        self.vae = subfolder_of(self.vae, self.vae_subfolder)
-        t = self.translator(Path(model))
-        if self.vae_scaling_factor is not None and abs(t.codec.convention.scale - self.vae_scaling_factor) > 1e-6:
-            raise VaetagError(f'--vae-scaling-factor {self.vae_scaling_factor:g}: the model was trained with {t.codec.convention.scale:g}')
-        names = [f for f in TranslationSettings.__dataclass_fields__ if hasattr(self, f)]
-        o = TranslationSettings(**{k: getattr(self, k) for k in names} | dict(lpips=self.lpips and own.get('lpips', True), clip=self.clip and own.get('clip', True)) | {k: either(k) for k in ('clip_model', 'tagger', 'pairs')}
-                                | dict(max_images=either('max_images', 0), batch_size=either('batch_size', 8), save_images=either('save_images'), compact_paths=bool(either('compact_paths', False)),
-                                       ignore_tags=either('ignore_tags', ()) or (), fid_stats_a=self.fid_stats_a and str(self.fid_stats_a), fid_stats_b=self.fid_stats_b and str(self.fid_stats_b)))
-        out = self.out or own.get('out') or (Path('eval_single')/t.name/single_name(self.image_a or self.image, self.image_b or self.image) if single else Path('eval')/t.name)
-        r = evaluate_translation(t, **test, image=self.image, image_a=self.image_a, image_b=self.image_b, direction=self.direction, settings=o, out=out, overwrite=self.overwrite)
-        for k, why in list(r.failed.items())[:5]: say(f'{k}: {why}')
-        return Outcome(r.summary, f'{out}\n{r}', int(bool(r.failed)))
+    def __call__(self): return _measured(self, *_settings(self))
+
+# %% ../../nbs/11_verbs/45_translate.ipynb #e494ee76
+def _settings(o):
+    "What flags and --config say: the YAML's section `eval`, and the settings of the measurement"
+    from vaetag_nb.translation_parts import TranslationSettings
+    from vaetag_nb.translation_config import eval_settings
+    for k, why in GONE.items():
+        if getattr(o, k): say(f'--{k.replace("_", "-")}: without effect: {why}')
+    own = eval_settings(o.config) if o.config else {}
+    either = lambda k, last=None: own.get(k, last) if getattr(o, k) in (None, ()) else getattr(o, k)
+    o.vae, o.image_size, o.fit, o.filter, o.device, o.model = (either(k) for k in ('vae', 'image_size', 'fit', 'filter', 'device', 'model'))
+    if o.model is None: raise UsageError('MODEL: give a model folder or a run folder, or --config')
+    if o.clip_cache or own.get('clip_cache'): os.environ['HF_HUB_CACHE'] = str(o.clip_cache or own['clip_cache'])
+    text = {k: None if getattr(o, k) is None else str(getattr(o, k)) for k in ('fid_stats_a', 'fid_stats_b')}
+    plain = {k: getattr(o, k) for k in TranslationSettings.__dataclass_fields__ if hasattr(o, k)}
+    merged = {k: either(k) for k in ('clip_model', 'tagger', 'pairs', 'save_images')} | dict(max_images=either('max_images', 0), batch_size=either('batch_size', 8), compact_paths=bool(either('compact_paths')),
+              ignore_tags=either('ignore_tags') or (), lpips=o.lpips and own.get('lpips', True), clip=o.clip and own.get('clip', True))
+    return own, TranslationSettings(**plain | text | merged)
+
+def _measured(o, own, settings):
+    "Load the translator and measure it"
+    from vaetag_nb.translation import evaluate_translation
+    single = o.image or o.image_a or o.image_b
+    test = {k: getattr(o, k) if single or getattr(o, k) else own.get(k) for k in ('test_a', 'test_b')}
+    o.vae = subfolder_of(o.vae, o.vae_subfolder)
+    t = o.translator(Path(o.model))
+    if o.vae_scaling_factor is not None and abs(t.codec.convention.scale - o.vae_scaling_factor) > 1e-6: raise VaetagError(f'--vae-scaling-factor {o.vae_scaling_factor:g}: the model was trained with {t.codec.convention.scale:g}')
+    alone = lambda: Path('eval_single')/t.name/single_name(o.image_a or o.image, o.image_b or o.image)
+    out = o.out or own.get('out') or (alone() if single else Path('eval')/t.name)
+    r = evaluate_translation(t, **test, image=o.image, image_a=o.image_a, image_b=o.image_b, direction=o.direction, settings=settings, out=out, overwrite=o.overwrite, checkpoint=o.model)
+    for k, why in list(r.failed.items())[:5]: say(f'{k}: {why}')
+    return Outcome(r.summary, f'{out}\n{r}', int(bool(r.failed)))
