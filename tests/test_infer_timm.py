@@ -129,6 +129,37 @@ def test_table_scores_and_embeddings(toy, tmp_path):
     status, out, err = tag(toy, d/'in', '--emit', 'embeddings')
     assert (status, err) == (2, 'vaetag: --emit: needs --out, the folder for embeddings.npz\n')
 
+def test_whole_scores_come_from_the_pass_that_tags(toy, tmp_path, monkeypatch):
+    "--save-predictions and --emit compute no picture twice, and change no file; a picture that fails is left out of them, and the exit status is 1"
+    from vaetag_nb.eval.scores import read_scores
+    from vaetag_nb.networks import PixelNetwork
+    d, tagger, files = toy
+    seen, real = [], PixelNetwork.of_inputs
+    monkeypatch.setattr(PixelNetwork, 'of_inputs', lambda self, x: (seen.append(len(x)), real(self, x))[1])
+    def run(where, *args):
+        seen.clear()
+        status, out, err = tag(toy, *args)
+        return status, out.replace(str(where), ''), sum(seen), {p.relative_to(where).as_posix(): p.read_bytes() for p in where.rglob('*') if p.is_file()}
+    whole = lambda k: ['--save-predictions', tmp_path/f's{k}'] + ['--emit', 'embeddings']*(k < 3)
+    for k, more in enumerate((['--format', 'json'], ['--format', 'jsonl'], ['--format', 'txt'], ['--format', 'classic'], [])):
+        a, b = ((tmp_path/f'{n}{k}', ['--out', tmp_path/f'{n}{k}']*(k < 3)) for n in 'ab')
+        status, out, n, plain = run(a[0], d/'in', *a[1], *more)
+        assert (status, n, len(plain) > 0) == (0, 12, k < 3)
+        if k == 2: plain_captions = plain
+        status, out_b, n, kept = run(b[0], d/'in', *b[1], *more, *whole(k))
+        emb = kept.pop('embeddings.npz', None)
+        assert (status, out_b, n, kept) == (0, out, 12, plain) and (emb is None) == (k > 2) and len(read_scores(tmp_path/f's{k}').ids) == 12
+    before = read_scores(tmp_path/'s2').scores
+    status, _, n, kept = run(tmp_path/'b2', d/'in', '--out', tmp_path/'b2', '--format', 'txt', *whole(2))                  # captions are there: nothing is tagged, all is seen
+    kept.pop('embeddings.npz')
+    assert (status, n, kept) == (0, 12, plain_captions)
+    assert (read_scores(tmp_path/'s2').scores == before).all()
+    (tmp_path/'in').mkdir()
+    (tmp_path/'in/a.png').write_bytes(files[0].read_bytes()); (tmp_path/'in/b.png').write_bytes(b'torn')
+    for k, (more, says) in enumerate(((['--out', tmp_path/'e'], '1 of 2 images failed'), ([], 'b.png: not an image'))):
+        status, out, err = tag(toy, tmp_path/'in', *more, '--save-predictions', tmp_path/f'f{k}')
+        assert status == 1 and says in err and '1 pictures could not be read and are left out' in err and read_scores(tmp_path/f'f{k}').ids == ['a.png'], err
+
 def test_without_the_folders_in_the_folder(toy, tmp_path):
     "--no-recursive, in every way in which a folder is tagged"
     from vaetag_nb.eval.scores import read_scores

@@ -120,7 +120,9 @@ def read_batch(self:Tagger, batch:list[Picture])->tuple: # uint8 (B, 3, H, W), p
     return got.images, got.kept, got.errors
 
 @patch
-def run(self:Tagger, batches:list[list[Picture]], clock=None): # `clock`: a list that takes the seconds each batch was waited for
+def run(self:Tagger, batches:list[list[Picture]],
+        clock=None, # a list that takes the seconds each batch was waited for
+        see=None):  # a function that is shown the pictures of each batch that could be read, their scores (n, K) and embeddings (n, F)
     "`(batch, scores, errors)` batch by batch; `scores` is (B, K), a NaN row where `errors` has the position."
     jobs = ahead(batches, self.read_batch, 3 if self.device.type == 'cuda' else 0)
     while True:
@@ -129,7 +131,10 @@ def run(self:Tagger, batches:list[list[Picture]], clock=None): # `clock`: a list
         except StopIteration: return
         if clock is not None: clock.append(time.perf_counter() - began)
         scores = np.full((len(batch), len(self.vocab)), np.nan, np.float32)
-        if len(kept): scores[kept] = self.score_images(x)
+        if len(kept) and see is None: scores[kept] = self.score_images(x)
+        elif len(kept):
+            p, e = (t.cpu().numpy() for t in self.net.of_inputs(self.net.inputs(x)))
+            scores[kept] = p; see([batch[i] for i in kept], p, e)
         for i in set(np.flatnonzero(np.isnan(scores).any(1)).tolist()) - errors.keys(): errors[i] = self.net.broken
         yield batch, scores, errors
 
@@ -163,12 +168,13 @@ def tag(self:Tagger,
         batch_size=8,      # pictures computed at once
         skip_errors=False, # whether an unreadable picture becomes a `Result` with `error` instead of an exception
         recursive=True,    # whether the folders in a folder are read, too
+        see=None,          # of `run`
         ):                 # `Result`; `Results` in the order given for a list or a folder
     "Tag pictures."
     limits, pictures, at = self.thresholds(threshold, rule), gather(images, recursive), {}
     measure(pictures)
     for p in pictures: at[id(p)] = p.error and self.result(p, None, None, error=p.error)
-    for batch, scores, errors in self.run(self.batches(pictures, batch_size)):
+    for batch, scores, errors in self.run(self.batches(pictures, batch_size), see=see):
         for i, (p, s) in enumerate(zip(batch, scores)): at[id(p)] = self.result(p, s, limits, top_k, errors.get(i))
     out = Results(at[id(p)] for p in pictures)
     if out.failed and not skip_errors:
@@ -344,6 +350,7 @@ def tag_folder(self:Tagger,
                existing='skip',   # caption files that are there: skip, append, prepend or replace
                caption:CaptionOptions|None=None, # how captions are written
                recursive=True,    # whether the folders in a folder are read, too
+               see=None,          # of `run`; what is done is shown, too, and computed again for it
                )->FolderReport:
     "Tag all pictures of a folder into files; stopped and run again, it goes on where it was."
     limits, format = self.thresholds(threshold, rule), format_of(out, format)
@@ -351,22 +358,22 @@ def tag_folder(self:Tagger,
     run = FolderRun(self, src, out, format, limits, options, existing, caption or CaptionOptions(), recursive)
     began, clock, pictures = time.perf_counter(), [], list(run.pictures.values())
     measure(pictures) # batches are those of the whole folder, done or not: a score depends in its last bits on its batch
-    todo = [left for b in self.batches(pictures, batch_size) if (left := [p for p in b if not run.done(p)])]
+    whole = self.batches(pictures, batch_size)
+    todo = [left for b in whole if (left := [p for p in b if not run.done(p)])]
+    new = {id(p) for b in todo for p in b}
     n, run.report.failed = sum(map(len, todo)), {p.name: p.error for p in pictures if p.error}
     run.report.reused = len(pictures) - n - len(run.report.failed)
     if live := format == 'jsonl': # what is done is already there to be read while the rest is computed
         write_predictions(run.file, run.journal.rows(n for n in run.pictures if n in run.journal.at), 'jsonl')
     with open(run.file, 'a', encoding='utf-8', newline='\n') if live else nullcontext() as f:
         bar = track(None, 'tagging', total=n, unit='img')
-        for batch, scores, errors in self.run(todo, clock):
-            run.record_batch(batch, scores, errors, f)
-            bar.update(len(batch))
+        for batch, scores, errors in self.run(whole if see else todo, clock, see):
+            rows = [i for i, p in enumerate(batch) if id(p) in new]
+            run.record_batch([batch[i] for i in rows], scores[rows], {j: errors[i] for j, i in enumerate(rows) if i in errors}, f)
+            bar.update(len(rows))
         bar.close()
     run.report.seconds, run.report.waited = time.perf_counter() - began, sum(clock)
     run.finish()
     say(run.report)
-    failed = run.report.failed
-    if failed and not skip_errors:
-        n, why = next(iter(failed.items()))
-        raise VaetagError(f"{len(failed)} of {len(run.pictures)} images failed, see {run.folder/'errors.json'}; the first: {n}: {why}")
+    if not skip_errors: run.report.must_be_whole()
     return run.report

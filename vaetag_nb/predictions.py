@@ -196,6 +196,12 @@ class FolderReport:
     @property
     def rate(self)->float: return self.tagged/self.seconds if self.seconds else 0. # pictures a second
 
+    def must_be_whole(self):
+        "An error if a picture failed."
+        if not self.failed: return
+        n, why = next(iter(self.failed.items()))
+        raise VaetagError(f'{len(self.failed)} of {self.tagged + self.reused + len(self.failed)} images failed, see {self.files[-1]}; the first: {n}: {why}')
+
     def __str__(self):
         return (f'{self.tagged} tagged, {self.reused} done before, {len(self.failed)} failed; {self.rate:.1f} images/s on {self.device}, '
                 f'{100*self.waited/max(self.seconds, 1e-9):.0f} % of the time for reading and decoding')

@@ -11,7 +11,8 @@ from pathlib import Path
 from ..core.errors import UsageError, VaetagError
 from ..core.io import read_json, write_json
 from ..core.progress import heard
-from ..eval.tagging import MultiLabelMeter
+from ..eval.curves import ExactScores
+from ..eval.tagging import MultiLabelMeter, recounted
 from ..eval.thresholds import fit_thresholds
 from ..models.folder import cuts
 from ..models.timm_folder import load_timm, save_timm
@@ -33,14 +34,20 @@ def measured(task:TimmTask, trainer,
     "Fit thresholds on validation, and measure the present weights and the tags' frequencies with them."
     c, vocab, share = task.cfg, task.vocab, frequency(task.sides.tables['train'].labels)
     meter = lambda t: MultiLabelMeter(vocab, t)
-    fit = lambda m: fit_thresholds(merged(trainer, m), min_positives=c.eval.min_positives, fallback='category', split='val', ratings=False)
+    fit = lambda m: fit_thresholds(m, min_positives=c.eval.min_positives, fallback='category', split='val', ratings=False)
     net, base = meter(c.infer.threshold), meter(.5)
     task.measure(trainer, 'val', [net], [(base, share)])
-    own, theirs, out = fit(net), fit(base), {}
+    net, base = merged(trainer, net), merged(trainer, base)
+    own, theirs, out, at = fit(net), fit(base), {}, f'timm at {c.infer.threshold:g}'
+    kept_whole = isinstance(net.scores, ExactScores) and isinstance(base.scores, ExactScores)
     for i, n in enumerate(vocab.names):
         if n in kept and not task.mask[i]: own.per_tag[i], own.source[i] = kept[n], 'kept'
     for side in task.others:
-        m = {'timm': meter(own), f'timm at {c.infer.threshold:g}': meter(c.infer.threshold), 'frequency': meter(theirs)}
+        if side == 'val' and kept_whole:     # these scores are at hand: no picture is computed twice
+            m = {'timm': recounted(net, own), at: net, 'frequency': recounted(base, theirs)}
+            out[side] = {k: v.compute() for k, v in m.items()}
+            continue
+        m = {'timm': meter(own), at: meter(c.infer.threshold), 'frequency': meter(theirs)}
         *nets, base = m.values()
         task.measure(trainer, side, nets, [(base, share)])
         out[side] = {k: merged(trainer, v).compute() for k, v in m.items()}

@@ -126,6 +126,7 @@ def _folder(o):
 
 def _tag(o):
     from vaetag_nb.outputs import classic_threshold
+    from vaetag_nb.data.images import ImageError
     from vaetag_nb.data.implications import read_implications
     from vaetag_nb.predictions import format_of
     from vaetag_nb.results import Results
@@ -138,22 +139,32 @@ def _tag(o):
     tagger.vocab.rows(o.evidence)                                       # an unknown tag is said before the work
     how, at = dict(threshold=threshold, rule=o.rule, top_k=o.top_k), classic_threshold(tagger, threshold) if o.format == 'classic' else None
     tagger.thresholds(threshold, o.rule)                                # so are wrong thresholds
-    if o.save_predictions or o.emit: _keep_whole(tagger, o, how)
+    keep = _keeper(tagger, o)
     if o.from_latents is None and (o.out is not None or o.format == 'txt'):
-        rep = tagger.tag_folder(o.images if is_folder(o.images) else [o.images], o.out, o.format or 'json', o.batch_size, **how, skip_errors=o.skip_errors,
-                                existing=o.existing, caption=o.caption, recursive=o.recursive)
+        rep = tagger.tag_folder(o.images if is_folder(o.images) else [o.images], o.out, o.format or 'json', o.batch_size, **how, skip_errors=True,
+                                existing=o.existing, caption=o.caption, recursive=o.recursive, see=keep)
+        if keep: _keep_whole(keep, o, how, rep.failed)
+        if not o.skip_errors: rep.must_be_whole()
         files = [*rep.files, *_heat_maps(tagger, o, rep.failed)]
         return Outcome(dict(tagged=rep.tagged, reused=rep.reused, failed=rep.failed, files=[str(f) for f in files]), '\n'.join(map(str, files)))
     if o.from_latents is not None: got = tagger.tag_latents(o.from_latents, o.space, **how, shape=_shape(o.latent_shape))
-    else: got = tagger.tag(o.images, **how, batch_size=o.batch_size, recursive=o.recursive, skip_errors=o.skip_errors or o.format in PRINTED)
-    return _said(tagger, o, got if isinstance(got, Results) else [got], how, at)
+    else: got = tagger.tag(o.images, **how, batch_size=o.batch_size, recursive=o.recursive, skip_errors=True, see=keep)
+    got = got if isinstance(got, Results) else Results([got])
+    if keep: _keep_whole(keep, o, how, got.failed)
+    if o.from_latents is None and got.failed and not o.skip_errors and o.format not in PRINTED: raise ImageError(*next(iter(got.failed.items())))
+    return _said(tagger, o, got, how, at)
 
 # %% ../../nbs/11_verbs/40_use.ipynb #285e9778
-def _keep_whole(tagger, o, how):
+def _keeper(tagger, o):
+    "What sees the pictures for --save-predictions and --emit; `None` without them"
+    from vaetag_nb.outputs import Keeper
+    return Keeper(tagger, o.emit is not None) if o.save_predictions or o.emit else None
+
+def _keep_whole(keep, o, how, failed):
     "What --save-predictions and --emit ask for"
     from vaetag_nb.eval.scores import save_scores
-    from vaetag_nb.outputs import collect, write_embeddings
-    c = collect(tagger, o.images, o.batch_size, o.emit is not None, o.recursive)
+    from vaetag_nb.outputs import write_embeddings
+    c, tagger = keep.collected(failed), keep.tagger
     limits = tagger.thresholds(how['threshold'], 'auto' if o.rule == 'mcut' else o.rule)
     if o.save_predictions: save_scores(o.save_predictions, c.as_scores(tagger, limits))
     if o.emit: write_embeddings(_folder(o)/'embeddings.npz', c)
