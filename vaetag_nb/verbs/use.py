@@ -124,6 +124,7 @@ def _folder(o):
     from vaetag_nb.predictions import output_file
     return o.out if o.format == 'txt' else output_file(o.out, o.format or 'json').parent
 
+# %% ../../nbs/11_verbs/40_use.ipynb #4ac657bf
 def _tag(o):
     from vaetag_nb.outputs import classic_threshold
     from vaetag_nb.data.images import ImageError
