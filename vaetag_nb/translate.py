@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DIRECTIONS', 'rule_for', 'must_be', 'Translator', 'each', 'Pictures', 'Stored', 'source_of', 'Translated']
 
-# %% ../nbs/08n_translate.ipynb #93ad77de
+# %% ../nbs/08n_translate.ipynb #536db885
 import html, os
 from contextlib import nullcontext
 from functools import cached_property
@@ -22,7 +22,7 @@ from .latents.codec import Codec, must_be_finite
 from .latents.convention import Convention
 from .latents.encode import batch_plan, decoded, depth_for
 from .latents.store import LatentStore
-from .models.cyclegan_folder import CycleGan, load_cyclegan
+from .models.cyclegan_folder import CycleGan, is_cyclegan, load_cyclegan
 from .pictures import data_uri, thumbnail
 from .sources import bf16_works, gather, halving, is_folder, measure, pick_device
 
@@ -48,7 +48,7 @@ def rule_for(preprocess,        # of the model: what a `Rule` or a `Preprocess` 
 
 def _plain(size): return tuple(size) if isinstance(size, list) else size
 
-# %% ../nbs/08n_translate.ipynb #801cd537
+# %% ../nbs/08n_translate.ipynb #9cd12636
 def must_be(expected, found, what:str):
     "An error that names both fingerprints, if they are known and differ."
     if not expected or not found or expected == found: return
@@ -70,8 +70,12 @@ class Translator:
         if any(v is not None for v in self.asked.values()): self.rule
 
     @classmethod
-    def load(cls, path, vae=None, device=None, **how): # model folder, or run folder (its `best/`); further arguments as above
+    def load(cls, path, vae=None, device=None, **how): # model folder, run folder (its `best/`), or a checkpoint of the original; further arguments as above
         "The translator in a folder; its VAE is loaded when the first picture comes."
+        if not is_cyclegan(path) and (Path(path)/'last.pt').is_file(): path = Path(path)/'last.pt'      # a folder of the original
+        if Path(path).is_file():
+            from vaetag_nb.migrate_cyclegan import original_translator     # a checkpoint of the original
+            return cls(original_translator(path, None if isinstance(vae, Codec) else vae), vae, device, **how)
         return cls(load_cyclegan(path), vae, device, **how)
 
     @cached_property
