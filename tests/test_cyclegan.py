@@ -18,7 +18,7 @@ from vaetag_nb.trainers.cyclegan_losses import latent_fd, latent_features
 from vaetag_nb.trainers.cyclegan_settings import CycleGanConfig
 from vaetag_nb.trainers.cyclegan_task import CycleGanTask
 from vaetag_nb.verbs.base import shell
-import vaetag_nb.verbs.train
+from vaetag_nb.verbs.train import _gan_config
 
 torch.set_num_threads(1)
 MOVE = torch.tensor([.8, -.8, 0, .4]).view(4, 1, 1)
@@ -218,6 +218,7 @@ def run(*args): return shell('train', 'cyclegan', *map(str, args))
 
 def test_the_command(home, tmp_path):
     (tmp_path/'run.yaml').write_text(to_yaml(config(home, tmp_path/'run', epochs=1)))
+    assert _gan_config([str(tmp_path/'run.yaml')])[0] == config(home, tmp_path/'run', epochs=1)
     status, out, _ = run(tmp_path/'run.yaml', '--dry-run')
     assert status == 0 and 'receptive_field' in out and 'memory_mb' in out and not (tmp_path/'run').exists()
     assert run(tmp_path/'run.yaml')[0] == 0
