@@ -206,6 +206,9 @@ def _result_file(path):
     "(metrics, settings) of one file"
     d = read_json(path)
     if isinstance(d, dict) and isinstance(d.get('metrics'), dict): return d['metrics'], dict(kind=d.get('kind'), settings=d.get('settings') or {}, counts=d.get('counts') or {})
+    if isinstance(d, dict) and isinstance(d.get('A2B'), dict) and isinstance(d.get('B2A'), dict):      # of eval translation
+        ways, number = {w: d[w] for w in ('A2B', 'B2A')}, ('count', 'n_ref')
+        return {f'{w}.{k}': v for w, m in ways.items() for k, v in m.items() if k not in number}, dict(kind='translation', settings=d.get('settings') or {}, counts={w: {k: m.get(k) for k in number} for w, m in ways.items()})
     if not isinstance(d, dict) or 'n_samples' not in d: raise VaetagError(f'{path}: neither an evaluation result nor an evaluation_results_overall.json')
     numbers = {k: v for k, v in d.items() if isinstance(v, (int, float)) and not k.startswith('n_')}
     free = ('threshold', 'bootstrap', 'bootstrap_seed')    # what a model may choose for itself, and what changes no figure
