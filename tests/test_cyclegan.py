@@ -1,5 +1,5 @@
 "`train cyclegan`: goes on bit by bit wherever it was killed, learns, reads every form of latents, the original's checkpoints, and says what is wrong."
-import os, signal
+import os, signal, time
 from dataclasses import replace
 import numpy as np, pytest, torch, torch.nn.functional as F
 from safetensors.torch import save_file
@@ -8,15 +8,17 @@ from engine_toys import processes
 from vaetag_nb.core.config import load, to_yaml
 from vaetag_nb.core.errors import VaetagError
 from vaetag_nb.core.io import load_tensors, load_tree, read_json, read_jsonl
-from vaetag_nb.latents.files import latent_files
-from vaetag_nb.models.cyclegan_folder import load_cyclegan
+from vaetag_nb.latents.files import latent_files, pack
+from vaetag_nb.models.cyclegan_folder import Space, load_cyclegan
 from vaetag_nb.models.cyclegan_original import original_cyclegan, read_original
 from vaetag_nb.trainers import checkpoint, engine
 from vaetag_nb.trainers.checkpoint import RunFolder
 from vaetag_nb.trainers.cyclegan import train_cyclegan
+from vaetag_nb.trainers.cyclegan_data import LatentSide, PairSource
 from vaetag_nb.trainers.cyclegan_losses import latent_fd, latent_features
 from vaetag_nb.trainers.cyclegan_settings import CycleGanConfig
 from vaetag_nb.trainers.cyclegan_task import CycleGanTask
+from vaetag_nb.trainers.unpaired import unpaired
 from vaetag_nb.verbs.base import shell
 from vaetag_nb.verbs.train import _gan_config
 
@@ -345,7 +347,7 @@ def toy(tmp_path, seed=0, n=256, side=16, **more):
                 id=float((m.translate(b) - b).abs().mean()), warned='loss.lambda_cyc' in (r.out/'console.log').read_text())
 
 def test_it_learns_a_little_in_seconds(tmp_path):
-    r = toy(tmp_path, n=32, side=8, steps=60, model=dict(ngf=8, n_res_blocks=1, ndf=16, d_layers=1), optim=dict(lr=2e-3), save_every=0)
+    r = toy(tmp_path, n=32, side=8, steps=60, model=dict(ngf=8, n_res_blocks=1, ndf=16, d_layers=1), optim=dict(lr=2e-3), save_every=0, data=dict(length='30'))
     assert r['fd'] < .5*r['start'] and r['cyc'] < .3, r
 
 @pytest.mark.slow
@@ -360,3 +362,19 @@ def test_the_guard_speaks(tmp_path):
     r = toy(tmp_path, loss=dict(lambda_cyc=10.), save_every=0)
     print(r)
     assert r['warned'] and r['fd'] > .9*r['start'], r
+
+# --- speed ---------------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_the_loader_is_ten_times_faster_than_a_file_each(tmp_path):
+    (tmp_path/'a').mkdir()
+    for i in range(1000): torch.save(torch.randn(4, 32, 32), tmp_path/'a'/f'{i:04d}.pt')
+    files = sorted((tmp_path/'a').iterdir())
+    side = LatentSide(pack(tmp_path/'a', tmp_path/'s'), np.arange(1000), Space())
+    src, plan = PairSource(side, side), unpaired(side.shape_ids, side.shape_ids, 4, 0)(0)
+    def seconds(fn):
+        t = time.perf_counter(); fn()
+        return time.perf_counter() - t
+    each = min(seconds(lambda: [torch.load(f, map_location='cpu', weights_only=True) for f in files]) for _ in range(3))/1000
+    ours = min(seconds(lambda: [src.latents(src.get(0, plan[i])) for i in range(len(plan))]) for _ in range(3))/2000
+    print(f'torch.load {each*1e3:.3f} ms, store {ours*1e3:.4f} ms')
+    assert each >= 10*ours
