@@ -25,8 +25,10 @@ class FeatureStats:
         s, mu, sigma = cls(), *(np.asarray(x, np.float64) for x in (mu, sigma))
         if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)): raise VaetagError(f'mu of shape {mu.shape} and sigma of shape {sigma.shape}: (D,) and (D, D) are needed')
         if not (np.isfinite(mu).all() and np.isfinite(sigma).all()): raise VaetagError('mu or sigma is not finite')
-        if np.abs(sigma - sigma.T).max(initial=0) > 1e-6*np.abs(sigma).max(initial=0): raise VaetagError('sigma is not symmetric: no covariance')
-        s.n, s.dim, s.given = None if count is None else int(count), len(mu), (mu, (sigma + sigma.T)/2)
+        if not np.array_equal(sigma, sigma.T):
+            if np.abs(sigma - sigma.T).max() > 1e-6*np.abs(sigma).max(): raise VaetagError('sigma is not symmetric: no covariance')
+            sigma = (sigma + sigma.T)/2
+        s.n, s.dim, s.given = None if count is None else int(count), len(mu), (mu, sigma)
         return s
 
     def update(self, x, # (N, D) features
@@ -74,11 +76,21 @@ def factor(s)->tuple: # mean (D,); F (D, r) with F@F.T the covariance; whether i
     if s.n is not None: keep = keep[-(s.n - 1):]
     return mean, v[:, keep]*np.sqrt(w[keep]), False
 
+def _cross(a, b):
+    "a.T@b of lower triangular matrices, half of whose products are nothing"
+    n, h = len(a), len(a)//2
+    if n < 300: return a.T@b
+    out = np.empty((n, n))
+    out[:h, :h], out[h:, h:] = _cross(a[:h, :h], b[:h, :h]), _cross(a[h:, h:], b[h:, h:])
+    out[:h, :h] += a[h:, :h].T@b[h:, :h]
+    out[:h, h:], out[h:, :h] = a[h:, :h].T@b[h:, h:], a[h:, h:].T@b[h:, :h]
+    return out
+
 def between(a, b)->float: # sides as `factor` gives them
     "The squared Fréchet distance of two factored sides."
     (ma, fa, whole_a), (mb, fb, whole_b) = a, b
     if len(ma) != len(mb): raise VaetagError(f'features of {len(ma)} and of {len(mb)} numbers cannot be compared')
-    if whole_a and whole_b: m = fa.T@fb; cross = np.sqrt(np.clip(np.linalg.eigvalsh(m@m.T), 0, None)).sum()
+    if whole_a and whole_b: m = _cross(fa, fb); cross = torch.linalg.eigvalsh(torch.from_numpy(m@m.T)).clamp_min(0).sqrt().sum().item()
     else: cross = np.linalg.svd(fa.T@fb, compute_uv=False).sum()
     traces = (fa**2).sum() + (fb**2).sum()
     d = ((ma - mb)**2).sum() + traces - 2*cross
