@@ -97,3 +97,15 @@ def test_every_setting_of_the_original_has_one_here():
     values = {'precision': 'auto', 'codec.family': 'sd15', 'eval.lpips': True, 'eval.clip': True, 'eval.save_images': True, 'eval.compact_paths': True, 'data.latents_scaled': True, 'model.global_residual': True}
     texts = {'data.a_dir', 'data.b_dir', 'device', 'out', 'model.init', 'codec.vae', 'codec.subfolder', 'model.out_activation', *(f'eval.{k}' for k in ('test_a', 'test_b', 'model', 'out', 'device', 'clip_model', 'clip_cache'))}
     build(CycleGanConfig, nested(DEFAULTS | {k: values.get(k, 'none' if k in texts else 1) for k in MOVED.values()}), '')
+
+def test_the_original_yaml_trains_translates_and_is_measured(place, tmp_path):
+    "The vertical: pictures in two folders, the old form of the settings, a model, pictures of the other domain, figures"
+    (tmp_path/'old.yaml').write_text(f"data: {{a_dir: '{place/'A'}', b_dir: '{place/'B'}'}}\nmodel: {{ngf: 8, ndf: 8, n_res_blocks: 1}}\ntrain: {{epochs: 1, batch_size: 2, checkpoint_dir: '{tmp_path/'run'}'}}\n"
+                                     f"visualization: {{vae_model_name_or_path: embedded, every_epochs: 0}}\neval: {{testA_dir: '{place/'A'}', testB_dir: '{place/'B'}', image_size: 32, disable_clip: true, disable_lpips: true}}\n")
+    status, out, err = shell('train', 'cyclegan', str(tmp_path/'old.yaml'), '--image.resolution', '32', '--device', 'cpu')
+    assert status == 0 and 'train.checkpoint_dir -> out' in err, err
+    status, out, err = shell('translate', str(place/'A'), '--model', str(tmp_path/'run'), '--direction', 'a2b', '--device', 'cpu', '--out', str(tmp_path/'o'))
+    assert status == 0 and len([*(tmp_path/'o').rglob('*.png')]) == 2, err
+    status, out, err = shell('eval', 'translation', '--config', str(tmp_path/'old.yaml'), '--device', 'cpu', '--cache', 'off', '--features', 'random', '--out', str(tmp_path/'e'))
+    s = json.loads((tmp_path/'e/summary.json').read_text())
+    assert status == 0 and s['A2B']['fd_random'] > 0 and s['settings']['rule']['fit'] == 'squash', err

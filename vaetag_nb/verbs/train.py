@@ -6,8 +6,9 @@
 __all__ = ['train_decoder', 'train_vae', 'train_full', 'train_timm', 'train_cyclegan']
 
 # %% ../../nbs/11_verbs/30_train.ipynb #71be0f65
-import dataclasses as dc
+import dataclasses as dc, os
 from ..core.errors import UsageError
+from ..core.progress import say
 from .base import Outcome, aligned, configured, parse, verb
 
 # %% ../../nbs/11_verbs/30_train.ipynb #e003ed54
@@ -79,12 +80,20 @@ def _gan_flags():
         allow_zero_lr: bool = False   # the same as --schedule.allow-zero-lr
     return CycleGanConfig, CycleGanFlags
 
+def _gan_source(path):
+    "A YAML file of latent CycleGAN in our words, each renamed key said; any other as it is"
+    from vaetag_nb.migrate_cyclegan import any_config
+    d, notes = any_config(path)
+    if notes and os.environ.get('RANK', '0') == '0':
+        for n in notes: say(f'{path}: {n}')
+    return d if notes else path
+
 def _gan_config(args)->tuple: # `CycleGanConfig`, flags
     "Settings out of YAML files and flags; all that is wrong with them is a wrong argument"
     from vaetag_nb.core.config import ConfigError, load
     Config, Flags = _gan_flags()
     n = next((i for i, a in enumerate(args) if a.startswith('-')), len(args))
-    try: base = load(Config, *args[:n])
+    try: base = load(Config, *map(_gan_source, args[:n]))
     except ConfigError as e: raise UsageError(str(e)) from e
     said = parse(Flags, args[n:], 'train cyclegan', Flags(**vars(base)), ' [run.yaml ...]')
     if said.allow_zero_lr: said.schedule.allow_zero_lr = True
