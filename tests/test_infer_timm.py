@@ -160,6 +160,21 @@ def test_whole_scores_come_from_the_pass_that_tags(toy, tmp_path, monkeypatch):
         status, out, err = tag(toy, tmp_path/'in', *more, '--save-predictions', tmp_path/f'f{k}')
         assert status == 1 and says in err and '1 pictures could not be read and are left out' in err and read_scores(tmp_path/f'f{k}').ids == ['a.png'], err
 
+def test_scores_that_are_kept_tell_of_pictures_that_were_done_and_fail(toy, tmp_path, monkeypatch):
+    "A caption that is there does not hide that its picture cannot be read: it is counted, named, and the exit status is 1"
+    from vaetag_nb.eval.scores import read_scores
+    monkeypatch.delenv('VAETAG_QUIET', raising=False)
+    d, tagger, files = toy
+    (tmp_path/'in').mkdir()
+    (tmp_path/'in/a.png').write_bytes(files[0].read_bytes()); (tmp_path/'in/b.png').write_bytes(files[1].read_bytes()[:60])
+    for n in 'ab': (tmp_path/f'in/{n}.txt').write_text('solo')
+    status, out, err = tag(toy, tmp_path/'in', '--format', 'txt', '--save-predictions', tmp_path/'s')
+    assert status == 1 and '0 tagged, 1 done before, 1 failed' in err and '1 of 2 images failed, see ' in err and read_scores(tmp_path/'s').ids == ['a.png'], err
+    assert set(read_json(tmp_path/'in/errors.json')) == {'b.png'} and (tmp_path/'in/b.txt').read_text() == 'solo'
+    (tmp_path/'in/a.png').unlink(); (tmp_path/'in/a.txt').unlink()
+    status, out, err = tag(toy, tmp_path/'in', '--format', 'txt', '--save-predictions', tmp_path/'none')
+    assert status == 1 and 'vaetag: none of the 1 pictures could be read; the first: b.png: ' in err and 'Traceback' not in err and not (tmp_path/'none').exists(), err
+
 def test_without_the_folders_in_the_folder(toy, tmp_path):
     "--no-recursive, in every way in which a folder is tagged"
     from vaetag_nb.eval.scores import read_scores

@@ -369,6 +369,7 @@ def tag_folder(self:Tagger,
         bar = track(None, 'tagging', total=n, unit='img')
         for batch, scores, errors in self.run(whole if see else todo, clock, see):
             rows = [i for i, p in enumerate(batch) if id(p) in new]
+            run.failed_now({batch[i].name: why for i, why in errors.items() if id(batch[i]) not in new})
             run.record_batch([batch[i] for i in rows], scores[rows], {j: errors[i] for j, i in enumerate(rows) if i in errors}, f)
             bar.update(len(rows))
         bar.close()

@@ -77,7 +77,7 @@ class Keeper:
         own = [self.rows[id(p)] for p in pictures if id(p) in self.rows] if pictures else sorted(self.rows.values(), key=lambda r: r[0].name)
         names = {p.name for p, *_ in own}
         lost = {n: why for n, why in failed.items() if n not in names}
-        if not own: raise VaetagError(f'none of the {len(lost)} pictures could be read; the first: {next(iter(lost.items()))}')
+        if not own: raise VaetagError('none of the {} pictures could be read; the first: {}: {}'.format(len(lost), *next(iter(lost.items()))))
         return Collected([p for p, *_ in own], np.stack([s for _, s, _ in own]), np.stack([e for *_, e in own]) if self.embeddings else None, lost)
 
 def collect(tagger:Tagger, images, # as in `Tagger.tag`, all with names

@@ -260,6 +260,12 @@ def record_batch(self:FolderRun, batch, scores, errors, live=None):
             live.flush()
 
 @patch
+def failed_now(self:FolderRun, errors:dict): # name -> reason
+    "Take in that pictures which were done before failed when they were shown once more."
+    self.report.failed |= errors
+    self.report.reused -= len(errors)
+
+@patch
 def rows(self:FolderRun):
     "The rows of all pictures in path order, failed ones with their reason."
     for n, p in self.pictures.items():

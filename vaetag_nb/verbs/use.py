@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
-from ..core.errors import UsageError
+from ..core.errors import UsageError, VaetagError
 from ..core.progress import say
 from ..data.files import is_remote
 from .base import FromData, Outcome, named, parse, verb
@@ -169,7 +169,7 @@ def _keep_whole(keep, o, how, failed):
     limits = tagger.thresholds(how['threshold'], 'auto' if o.rule == 'mcut' else o.rule)
     if o.save_predictions: save_scores(o.save_predictions, c.as_scores(tagger, limits))
     if o.emit: write_embeddings(_folder(o)/'embeddings.npz', c)
-    if c.failed: say(f'{len(c.failed)} pictures could not be read and are left out')
+    if c.failed: say(f'{len(c.failed)} pictures could not be read and are left out of the scores')
 
 def _said(tagger, o, got, how, at):
     "Results that are printed, or written at once"
@@ -183,6 +183,7 @@ def _said(tagger, o, got, how, at):
     elif o.format == 'classic': text = ''.join(classic_text(r, at) for r in got)[:-1]           # print adds the last line break
     elif o.format == 'table': text = table_text(got)
     else: text = '\n'.join(map(_as_text, rows))
+    if failed and files and not o.skip_errors: raise VaetagError(f'{failed} of {len(rows)} failed, see {files[-1]}; the first: ' + next(f'{r.path}: {r.error}' for r in got if r.error))
     if failed: say(f'{failed} of {len(rows)} failed' + (f', see {files[-1]}' if files else ''))
     return Outcome(dict(images=rows), text, int(failed > 0 and not o.skip_errors))
 
