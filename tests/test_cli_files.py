@@ -121,6 +121,11 @@ def test_evaluation_files_and_thresholds(home):
     for key in OVERALL[:-1]: assert read('g/evaluation_results_overall.json')[key] == read('h/evaluation_results_overall.json')[key] == read('f/evaluation_results_overall.json')[key], key
     named = pd.read_csv('g/evaluation_results.csv').set_index('class_name').threshold
     assert all(named[k] == pytest.approx(v['threshold']) for k, v in t['per_class_thresholds'].items())
+    ok('eval tagger --model model --data scenes/data.json --thresholds f/optimal_thresholds.json --out f --overwrite')
+    assert read('f/optimal_thresholds.json') == t                                                              # what was given stays
+    ok('eval tagger --model fitted --data scenes/data.json --fit-thresholds --min-positives 3 --out f --overwrite')
+    ok('eval tagger --model model --data scenes/data.json --thresholds .25 --out f --overwrite')               # nothing of another evaluation stays
+    assert not Path('f/optimal_thresholds.json').exists() and {p.name for p in Path('f').iterdir()} == {p.name for p in Path('e').iterdir()}
 
 def test_a_part_without_a_list_is_measured_for_every_tag_of_the_model(home):
     Path('scenes/few.json').write_text(json.dumps(dict(list(read('scenes/data.json').items())[:5])))

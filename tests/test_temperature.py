@@ -116,3 +116,19 @@ def test_a_folder_with_a_wrong_factor_is_one_line(scenes, model):
     text = (model/'model.json').read_text()
     (model/'model.json').write_text(text.replace('"num_classes"', '"temperature": {"category": {"0": -1}}, "num_classes"'))
     with pytest.raises(VaetagError, match=r'model.json: temperature.category.0: -1 is no factor above 0'): Tagger.load(model)
+
+def test_a_folder_that_names_its_categories_is_measured(scenes, model, tmp_path):
+    adopt(model, None, dict(split='val', category={'general': 2., 'character': 3.}))
+    status, out, err = shell('eval', 'tagger', '--model', str(model), '--data', str(scenes[0]/'data.json'), '--tags', str(scenes[0]/'tags.csv'), '--device', 'cpu')
+    assert status == 0 and out.endswith('temperature, fitted on val: general 2, character 3\n'), err
+
+def test_the_card_tells_of_the_last_one_and_keeps_the_rest(model):
+    card = model/'README.md'
+    first = card.read_text(encoding='utf-8')
+    for t in (2., 3.):
+        adopt(model, None, dict(split='val', category={'0': t}))
+        text = card.read_text(encoding='utf-8')
+        assert text.startswith(first.rstrip('\n')) and text.count('## Temperature') == 1 and f'general {t:g} (' in text
+    card.write_text(text + '\n## Thanks\n\nTo all.\n', encoding='utf-8')
+    adopt(model, None, dict(split='val', category={'0': 4.}))
+    assert '## Thanks\n\nTo all.\n' in (text := card.read_text(encoding='utf-8')) and text.count('## Temperature') == 1 and 'general 4 (' in text

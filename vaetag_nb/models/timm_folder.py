@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['timm_meta', 'threshold_rule', 'timm_config', 'timm_card', 'save_timm', 'with_thresholds', 'architecture_of',
-           'check_head', 'check_temperature', 'temperatures', 'TimmModel', 'load_timm']
+           'check_head', 'check_temperature', 'temperatures', 'said_factors', 'TimmModel', 'load_timm']
 
 # %% ../../nbs/05_models/64_timm_folder.ipynb #6a2b7787
 from dataclasses import dataclass
@@ -113,10 +113,12 @@ def check_temperature(meta:dict, vocab:Vocab, path):
     if t is None: return
     by = t.get('category') if isinstance(t, dict) else None
     if not isinstance(by, dict) or not by: raise VaetagError(f'{path}: temperature: {t!r} has no mapping `category` from a category number to its factor')
+    seen = {}
     for c, v in by.items():
         try: known = category_id(c) in {*CATEGORIES, *vocab.categories.tolist()}
         except VaetagError: known = False
         if not known: raise VaetagError(f"{path}: temperature.category: {c!r} is no category (known: {', '.join(f'{k} {n}' for k, n in CATEGORIES.items())})")
+        if (other := seen.setdefault(category_id(c), c)) != c: raise VaetagError(f'{path}: temperature.category: {other!r} and {c!r} are the same category')
         if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 < v < float('inf'): raise VaetagError(f'{path}: temperature.category.{c}: {v!r} is no factor above 0')
 
 def temperatures(meta:dict, vocab:Vocab)->np.ndarray|None: # float32, (C,); `meta`: content of model.json
@@ -124,6 +126,10 @@ def temperatures(meta:dict, vocab:Vocab)->np.ndarray|None: # float32, (C,); `met
     if meta.get('temperature') is None: return None
     by = {category_id(c): v for c, v in meta['temperature']['category'].items()}
     return np.array([by.get(c, 1.) for c in vocab.categories.tolist()], np.float32)
+
+def said_factors(t:dict)->str: # content of `temperature` in model.json
+    "The factor of each category, for a person."
+    return ', '.join(f'{CATEGORIES.get(k := category_id(c), k)} {v:.4g}' for c, v in t['category'].items())
 
 # %% ../../nbs/05_models/64_timm_folder.ipynb #8f72a372
 @dataclass

@@ -11,6 +11,7 @@ import math
 import numpy as np
 from ..data.tags import CATEGORIES
 from ..models.folder import CARD, results_table
+from ..models.timm_folder import said_factors
 from .layouts import category_thresholds
 from ..results import category_name
 
@@ -102,6 +103,8 @@ def notes(d, beside)->list: # lines of markdown
            *([f'- `config.json`, `model.safetensors`: the same network for timm{", blue first" if d.name == "wd" else ""}'] if about.get('timm') else []),
            *([f'- tags left out, for which this dialect has no place: {lost}'] if lost else []),
            *([f'- rows without a model behind them, always 0: {", ".join(about["padded"])}'] if about['padded'] else [])]
+    if heat := t.model.meta.get('temperature'):
+        out.append(f"- the weights have within them what logits are divided by, fitted on {heat.get('split') or 'data that is not named'}: {said_factors(heat)}; the figures below are of scores without it")
     if beside: out.append(f"- trained on {beside['trained']}; here every picture becomes {beside['here']}. On {beside['pictures']} pictures the scores are "
                           f"{beside['mean']:.3f} apart on the average, {beside['max']:.3f} at most, and {beside['tags_that_change']} tags that are not at their threshold change sides")
     return out
