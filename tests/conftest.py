@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile('house', deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 settings.load_profile('house')
+os.environ.pop('VAETAG_QUIET', None)   # tests read the remarks on standard error; those that want none say so
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)   # so starts a background job
 
 ROOT = Path(__file__).resolve().parents[1]

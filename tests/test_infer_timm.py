@@ -160,10 +160,9 @@ def test_whole_scores_come_from_the_pass_that_tags(toy, tmp_path, monkeypatch):
         status, out, err = tag(toy, tmp_path/'in', *more, '--save-predictions', tmp_path/f'f{k}')
         assert status == 1 and says in err and '1 pictures could not be read and are left out' in err and read_scores(tmp_path/f'f{k}').ids == ['a.png'], err
 
-def test_scores_that_are_kept_tell_of_pictures_that_were_done_and_fail(toy, tmp_path, monkeypatch):
+def test_scores_that_are_kept_tell_of_pictures_that_were_done_and_fail(toy, tmp_path):
     "A caption that is there does not hide that its picture cannot be read: it is counted, named, and the exit status is 1"
     from vaetag_nb.eval.scores import read_scores
-    monkeypatch.delenv('VAETAG_QUIET', raising=False)
     d, tagger, files = toy
     (tmp_path/'in').mkdir()
     (tmp_path/'in/a.png').write_bytes(files[0].read_bytes()); (tmp_path/'in/b.png').write_bytes(files[1].read_bytes()[:60])
