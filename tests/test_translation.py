@@ -3,13 +3,20 @@ import csv, importlib, json
 from dataclasses import fields
 import numpy as np, pytest
 from PIL import Image
+from vaetag_nb.bucketing import Preprocess
 from vaetag_nb.core.config import build, nested
+from vaetag_nb.core.rng import seeded
 from vaetag_nb.data.synth import scene
+from vaetag_nb.data.tags import Vocab
 from vaetag_nb.eval.images import Rule
+from vaetag_nb.eval.stats import fid_stats
 from vaetag_nb.latents.codec import Codec
-from vaetag_nb.migrate_cyclegan import DEFAULTS, GAN_SCRIPTS, MOVED
+from vaetag_nb.migrate_cyclegan import DEFAULTS, GAN_SCRIPTS, MOVED, gan_command
 from vaetag_nb.models.cyclegan import generator
 from vaetag_nb.models.cyclegan_folder import CycleGan, save_cyclegan
+from vaetag_nb.models.latent_tagger import build_head, save_model
+from vaetag_nb.models.timm_folder import save_timm
+from vaetag_nb.models.timm_tagger import create, square_of
 from vaetag_nb.recon import check_picture
 from vaetag_nb.trainers.cyclegan_settings import CycleGanConfig
 from vaetag_nb.verbs.base import VERBS, shell
@@ -85,13 +92,56 @@ def test_two_summaries_are_compared(place, tmp_path):
     status, _, err = shell('eval', 'compare', str(tmp_path/'a/summary.json'), str(tmp_path/'c/summary.json'))
     assert status == 1 and 'rule.size' in err
 
+def test_clip_says_what_is_kept_and_which_way_it_goes(place, tmp_path):
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+    size = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, image_size=32, patch_size=8, projection_dim=16)
+    with seeded(0, 'clip'): CLIPVisionModelWithProjection(CLIPVisionConfig(**size)).save_pretrained(tmp_path/'clip')
+    CLIPImageProcessor(size={'shortest_edge': 32}, crop_size={'height': 32, 'width': 32}).save_pretrained(tmp_path/'clip')
+    status, _, err = measure(place, '--test-a', place/'A', '--test-b', place/'B', '--no-lpips', '--clip-model', tmp_path/'clip', '--features', 'random', '--out', tmp_path/'o')
+    s = json.loads((tmp_path/'o/summary.json').read_text())
+    assert status == 0, err
+    for d in (s['A2B'], s['B2A']):                          # the model is untrained: a result is the reconstruction
+        assert d['content_clip'] == d['recon_clip'] and 0 < d['content_clip'] < 1
+        assert d['clip_direction'] == d['clip_direction_vae'] and -1 <= d['clip_direction'] <= 1
+
+def test_statistics_stand_for_the_pictures(place, tmp_path):
+    fid_stats(place/'B', Rule(32), 'random', tmp_path/'b.npz')
+    way = ['--direction', 'a2b', '--test-a', place/'A', '--no-lpips', '--no-clip', '--features', 'random']
+    of = lambda name, *more: (measure(place, *way, *more, '--out', tmp_path/name), json.loads((tmp_path/name/'summary.json').read_text())['A2B'])[1]
+    whole, stats = of('1', '--test-b', place/'B'), of('2', '--fid-stats-b', tmp_path/'b.npz')
+    assert stats['fd_random'] == pytest.approx(whole['fd_random'], rel=1e-5) and stats['n_ref'] == 2 and stats['kid_random'] is None is not whole['kid_random']
+
+def test_taggers_of_both_kinds_say_what_became_of_the_tags(place, tmp_path):
+    vocab, codec = Vocab.from_counts({f'tag {i}': 9 for i in range(6)}), Codec.embedded()
+    with seeded(0, 'taggers'): head, net = build_head(dict(kind='pool', channels=codec.channels, num_tags=6, d=16, depth=1, heads=2)), create('test_resnet', 6, 32)
+    net.get_classifier().weight.data.mul_(30)
+    save_model(tmp_path/'latent', head.eval(), vocab, codec.spec(), Preprocess(bucketing=False, resolution=32).to_dict())
+    save_timm(tmp_path/'pixel', net, vocab, square_of(net, 32))
+    for kind in ('latent', 'pixel'):
+        status, _, err = measure(place, '--test-a', place/'A', '--test-b', place/'B', '--no-lpips', '--no-clip', '--features', 'random', '--tagger', tmp_path/kind, '--out', tmp_path/f'{kind}_o')
+        assert status == 0, err
+        d, rows = json.loads((tmp_path/f'{kind}_o/summary.json').read_text())['A2B'], [*csv.DictReader(open(tmp_path/f'{kind}_o/tags.csv'))]
+        assert len(rows) == 12 and {r['direction'] for r in rows} == {'A2B', 'B2A'}
+        assert d['tag_f1'] == d['tag_f1_vae'] and d['tag_jaccard'] == d['tag_jaccard_vae'] > 0       # untrained: the VAE alone
+        if kind == 'latent': assert d['tag_jaccard'] == 1 and d['n_lost'] == d['n_gained'] == 0         # it reads the same latents
+
+def test_strict_asks_for_enough_pictures(place, tmp_path):
+    status, _, err = measure(place, '--test-a', place/'A', '--test-b', place/'B', '--no-lpips', '--no-clip', '--features', 'random', '--strict', '--out', tmp_path/'o')
+    assert status == 1 and 'needs at least' in err and '(strict)' in err and not (tmp_path/'o/summary.json').exists()
+
 def flags_of(words): return {'--' + f.name.replace('_', '-') for f in fields(VERBS[words])}
 
-@pytest.mark.parametrize('name', [n for n in GAN_SCRIPTS if GAN_SCRIPTS[n].verb.startswith('eval')])
+@pytest.mark.parametrize('name', [n for n in GAN_SCRIPTS if GAN_SCRIPTS[n].verb.startswith(('eval', 'latents info'))])
 def test_every_flag_of_the_original_has_one_here(name):
     s = GAN_SCRIPTS[name]
     ours = {f.to.replace('--no-', '--') for f in s.flags.values() if f.to and f.to.startswith('--')}
     assert ours <= flags_of(s.verb), ours - flags_of(s.verb)
+
+@pytest.mark.parametrize('old', ['--resolution 32', ''])
+def test_latents_are_made_by_the_command_that_is_said(place, tmp_path, old):
+    words = gan_command(f'python make_pt_dataset_sd15_vae.py --dataset_dir {place} --out_dir {tmp_path} --splits A {old} --vae_model embedded --device cpu --batch_size 2').commands
+    status, out, err = shell(*words[0][1:])
+    assert (status, len(words)) == (0, 1) and '2 encoded' in out, err
 
 def test_every_setting_of_the_original_has_one_here():
     values = {'precision': 'auto', 'codec.family': 'sd15', 'eval.lpips': True, 'eval.clip': True, 'eval.save_images': True, 'eval.compact_paths': True, 'data.latents_scaled': True, 'model.global_residual': True}

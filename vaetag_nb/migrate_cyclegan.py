@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SAME', 'MOVED', 'DROPPED', 'DEFAULTS', 'SECTIONS', 'SCALES', 'GAN_SCRIPTS', 'is_original_yaml', 'cyclegan_table',
-           'hub_vae', 'cyclegan_settings', 'any_config', 'migrate_yaml', 'original_translator', 'migrate_cyclegan',
-           'is_gan', 'gan_command']
+           'family_of', 'hub_vae', 'cyclegan_settings', 'any_config', 'migrate_yaml', 'original_translator',
+           'migrate_cyclegan', 'is_gan', 'gan_command']
 
 # %% ../nbs/08r_migrate_cyclegan.ipynb #2ff21145
 import re
@@ -54,6 +54,10 @@ def cyclegan_table()->pd.DataFrame: # columns setting, ours, what changed
     return pd.DataFrame([*((k, v, why.get(k, '')) for k, v in MOVED.items()), *((k, '', v) for k, v in DROPPED.items()), ('cyclegan_eval.*', '', 'had no effect there')], columns=['setting', 'ours', 'what changed'])
 
 # %% ../nbs/08r_migrate_cyclegan.ipynb #1c9bc167
+def family_of(scale)->str|None: # `vae_scaling_factor` of the original
+    "The family whose scale a number is."
+    return None if scale is None else next((f for s, f in SCALES.items() if abs(float(scale) - s) < 1e-6), None)
+
 def hub_vae(name:str)->tuple: # how we name it, a note or `None`
     "A VAE of the original: a path stays, a name on the hub is marked as one."
     if Path(name).exists() or not re.fullmatch(r'[\w.-]+/[\w.-]+', name): return name, None
@@ -66,7 +70,7 @@ def _value(k, v, notes):
     if k == 'train.amp': return {to: 'auto' if v else 'fp32'}
     if k.startswith('eval.disable'): return {to: not v}
     if k == 'visualization.vae_scaling_factor':
-        family = None if v is None else next((f for s, f in SCALES.items() if abs(float(v) - s) < 1e-6), None)
+        family = family_of(v)
         return {} if v is None else {to: family} if family else {'codec.config': dict(scaling_factor=float(v))}
     if k == 'visualization.vae_model_name_or_path' and v:
         v, note = hub_vae(str(v))
@@ -111,7 +115,7 @@ def original_translator(path,       # epoch_XXXX.pt, last.pt
     o = read_original(path)
     v, e = ((o.cfg.get(k) if isinstance(o.cfg.get(k), dict) else {}) for k in ('visualization', 'eval'))
     scale = v.get('vae_scaling_factor')
-    family = None if scale is None else next((f for s, f in SCALES.items() if abs(float(scale) - s) < 1e-6), None)
+    family = family_of(scale)
     if vae is not None: codec = Codec.load(str(vae), family=family).spec()
     else:
         c = convention_of(o.G.args['in_channels'], family, None if family or scale is None else dict(scaling_factor=float(scale)))
@@ -141,8 +145,8 @@ GAN_SCRIPTS = {
     'eval_latent_cyclegan.py': Script('eval translation', _EVAL, 'beside each figure stands what the VAE alone gives'),
     'eval_single_image.py': Script('eval translation', _EVAL | dict(image=_f('--image'), imageA=_f('--image-a'), imageB=_f('--image-b'), no_save_images=_f('--no-save-images', 'switch')), 'fid of one picture is empty, with the reason'),
     'precompute_fid_vectors.py': Script('eval fid-stats', dict(dir=_f('DIR'), device=_f('--device'), batch_size=_f('--batch-size'), num_workers=_f(None, why='not needed'), mode=_f(None, why='always clean'), stats_name=_f('--out', why='a path, not a name in the folder')), 'vectors go into DIR.vectors', ('dir',)),
-    'make_pt_dataset_sd15_vae.py': Script('latents encode', dict(dataset_dir=_f('DIR'), out_dir=_f('--out'), splits=_f(None, why='one command for each split'), resolution=_f('--resolution'), no_auto_resize_to_multiple_of_8=_f(None, 'switch', 'sides that are no multiples are said before the work'),
-                                          vae_model=_f('--vae'), device=_f('--device'), batch_size=_f('--batch-size')), 'a store, not a folder of .pt; the posterior mean'),
+    'make_pt_dataset_sd15_vae.py': Script('latents encode', dict(dataset_dir=_f('DIR'), out_dir=_f('--out'), splits=_f(None, why='one command for each split'), resolution=_f('--resolution'), no_auto_resize_to_multiple_of_8=_f(None, 'switch', 'sides are cut to multiples of the VAE\'s cell'),
+                                          vae_model=_f('--vae'), device=_f('--device'), batch_size=_f('--codec.batch-size')), 'a store, not a folder of .pt; the posterior mean'),
     'size.py': _INFO, 'stats.py': _INFO}
 
 def is_gan(text)->bool:
@@ -158,7 +162,7 @@ def gan_command(text)->Migration:
     splits = [x for x in str(given.get('splits', '')).replace(',', ' ').split()]
     head = ['vaetag', *s.verb.split()]
     if name.startswith('make_pt'):
-        flags += ['--fit', 'squash', '--filter', 'bicubic'] if 'resolution' in given else []
+        flags += ['--fit', 'squash', '--filter', 'bicubic'] if 'resolution' in given else ['--fit', 'floor']
         out = given.get('out_dir', 'latents')
         rest = [w for i, w in enumerate(flags) if w != '--out' and (not i or flags[i-1] != '--out')]
         commands = [[*head, f'{first[0]}/{x}', '--out', f'{out}/{x}', *rest] for x in splits] or [[*head, *first, '--out', out, *rest]]

@@ -16,13 +16,15 @@ from fastcore.basics import patch
 from PIL import Image
 from .core.errors import UsageError, VaetagError, one_of
 from .core.io import atomic_file, check_folder, read_json, to_json, write_csv, write_json
+from .eval.distribution import missing
+from .eval.features import kind_of, metric_name
 from .eval.kept_tags import ignored_tags
 from .eval.result import claim
 from .eval.similarity import directions
 from .eval.stats import fingerprint_of, load_stats, save_stats, side_of
 from .pictures import data_uri, strip, to_png
 from .translate import DIRECTIONS, Translator
-from .translation_parts import PICTURE, Judges, TranslationSettings, composite, read_pairs, set_names, tag_scores, takes_latents
+from .translation_parts import PICTURE, Judges, TranslationSettings, composite, read_pairs, tag_scores, takes_latents
 from .translation_way import Side, Way
 
 # %% ../nbs/08q_translation.ipynb #3e350cba
@@ -128,13 +130,16 @@ def planned(t:Translator, checkpoint, sides, directions, judges, o, out)->dict:
 def json_plain(x): return json.loads(to_json(x))
 
 def check_strict(ways, sides, o):
-    "Refuse, before any work, sets too small or without the other domain."
+    "Refuse, before any work, sets that are too small for a figure."
     for d in ways:
         here, there = sides if d == 'a2b' else sides[::-1]
-        stats, name = getattr(o, f'fid_stats_{there.letter}'), set_names(o.features[0].partition(':')[0])['d'] if o.features else None
-        if name is None: continue
-        for n in (len(here.rows), 2 if stats else len(there.rows)):
-            if n < 2: raise VaetagError(f'{DIRECTIONS[d]}: {name} needs at least 2 images on each side, got {n} (strict)')
+        stats = getattr(o, f'fid_stats_{there.letter}')
+        n, m = len(here.rows), load_stats(stats).n if stats else len(there.rows)    # statistics of another program may not say of how many
+        less = min(x for x in (n, m) if x is not None)
+        for name in (metric_name(kind_of(f)) for f in o.features):
+            if less < 2: raise VaetagError(f'{DIRECTIONS[d]}: {name} needs at least 2 images on each side, got {less} (strict)')
+            if why := missing(n, m, name=name, k=o.k): raise VaetagError(f'{DIRECTIONS[d]}: {next(iter(why.values()))} (strict)')
+
 
 # %% ../nbs/08q_translation.ipynb #aac30bc1
 def evaluate_translation(model,            # `Translator`, model folder or run folder
@@ -153,8 +158,8 @@ def evaluate_translation(model,            # `Translator`, model folder or run f
     todo = which(direction, *sides)
     if o.pairs and any(s.src is None or s.single for s in sides): raise UsageError('--pairs: needs both test folders')
     t.codec, t.rule
-    if o.strict: check_strict(todo, sides, o)
     judges = Judges(o, t.device)
+    if o.strict: check_strict(todo, sides, o)
     plan = planned(t, checkpoint or (t.model.folder if isinstance(model, Translator) else model), sides, todo, judges, o, out)
     if out is not None: check_folder(out); claim(out/'summary.json', {k: plan[k] for k in ('checkpoint', 'fingerprint', 'testA', 'testB', 'settings')}, overwrite)
     ways = {d: Way(t, d, *(sides if d == 'a2b' else sides[::-1]), judges, o, out) for d in todo}

@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import PurePosixPath
 import numpy as np, torch
 from PIL import Image, ImageDraw, ImageFont
+import vaetag_nb.generation   # adds tagger: to the extractors
 from .core.errors import UsageError, VaetagError
 from .core.io import hash_file
 from .data.files import read_text

@@ -24,7 +24,7 @@ def _part(text):
 # %% ../../nbs/11_verbs/20_latents.ipynb #1ccc0ffb
 @verb('latents encode')
 def latents_encode(args):
-    "Encode pictures once: of a data set into a latent store (resumable, in parts), or of a folder into one file."
+    "Encode pictures of a data set or a folder once: into a latent store (resumable, in parts), or into one file."
     from vaetag_nb.trainers.settings import CodecConfig, ImageConfig
     @dataclass(kw_only=True)
     class Encode(FromData):
@@ -38,6 +38,9 @@ def latents_encode(args):
         logvar: bool = False                  # also the log variances: what a draw from the posterior needs
         flip: bool = False                    # also the mirrored pictures, the same as --image.flip
         space: Literal['raw', 'model']|None = None # of --format safetensors and npz: posterior means as they are, or as diffusion models take them; none: raw
+        resolution: int|None = None           # a square of so many pixels, by --fit and --filter, in place of --image.*
+        fit: Literal['crop', 'pad', 'squash', 'floor']|None = None # how another ratio is met; floor: own size, edges cut to whole cells of the VAE; none: crop
+        filter: Literal['lanczos', 'bicubic', 'bilinear']|None = None # of the resize; none: lanczos
         device: str|None = None               # cpu, cuda; none: the best there is
         image: ImageConfig = field(default_factory=ImageConfig)
         codec: CodecConfig = field(default_factory=CodecConfig)
@@ -45,6 +48,17 @@ def latents_encode(args):
     if o.vae and o.codec.vae and o.vae != o.codec.vae: raise UsageError(f'--vae {o.vae} and --codec.vae {o.codec.vae}: give one of them')
     o.codec.vae, o.flip = o.codec.vae or o.vae or 'embedded', o.flip or o.image.flip
     return _encode(o, _part(o.part))
+
+# %% ../../nbs/11_verbs/20_latents.ipynb #70f2b004
+def _read_by(o, multiple):
+    "How pictures are read: by --image.*, or as --resolution, --fit and --filter say"
+    from vaetag_nb.eval.images import Rule
+    if (o.resolution, o.fit, o.filter) == (None, None, None): return o.image.preprocess(multiple)
+    try:
+        r = Rule(o.resolution, o.fit or 'crop', o.filter or 'lanczos', multiple if o.fit == 'floor' else 1)
+        r.check(multiple)
+    except UsageError as e: raise UsageError(str(e).replace('size: ', '--resolution ').replace('fit ', '--fit ', 1).replace('leave out size', 'leave out --resolution').replace('give the size', 'give --resolution')) from None
+    return r
 
 def _encode(o, part):
     from vaetag_nb.bucketing import check_range
@@ -59,12 +73,12 @@ def _encode(o, part):
     paths = [str(p.source) for p in gather(o.images)] if t is None else t.paths
     if o.format == 'store' and o.space == 'model': raise UsageError('--space model: a store holds raw latents; the convention is applied when they are read')
     codec = o.codec.load(pick_device(o.device))
-    pre = o.image.preprocess(codec.multiple)
+    pre = _read_by(o, codec.multiple)
     if t is not None: lost = {r[0]: r[2] for r in t.report.rows.get('missing_images', ())}
-    if t is not None and o.format == 'store':
-        rep = encode_table(t.ids, t.paths, codec, o.out, pre, o.dtype, o.codec.batch_size, part, o.flip, o.logvar, sizes=(t.width, t.height), max_bad=0 if o.strict else o.max_bad)
-    else:
-        rep = dump_latents(paths, codec, o.out, pre, o.format, o.space, o.dtype, o.codec.batch_size, max_bad=0 if o.strict else o.max_bad)
+    if o.format == 'store':
+        ids, sizes = (paths, None) if t is None else (t.ids, (t.width, t.height))
+        rep = encode_table(ids, paths, codec, o.out, pre, o.dtype, o.codec.batch_size, part, o.flip, o.logvar, sizes=sizes, max_bad=0 if o.strict else o.max_bad)
+    else: rep = dump_latents(paths, codec, o.out, pre, o.format, o.space, o.dtype, o.codec.batch_size, max_bad=0 if o.strict else o.max_bad)
     rep.failed = lost | rep.failed
     if o.strict and rep.failed: k, why = next(iter(rep.failed.items())); raise VaetagError(f'{k}: {why} (strict)')
     for k, why in list(rep.failed.items())[:5]: say(f'{k}: {why}')
@@ -79,14 +93,17 @@ def _no_dump(src):
 @verb('latents info')
 @dataclass(kw_only=True)
 class LatentsInfo:
-    "What a VAE or a latent store is: class, family, channels, factor, convention, fingerprint, statistics."
-    src: named(str, 'SRC')     # VAE folder or file, `embedded`, or a store
+    "What a VAE or a latent store is: class, family, channels, factor, convention, fingerprint, statistics; or what latent files hold."
+    src: named(str, 'SRC')     # VAE folder or file, `embedded`, a store, or latents (.pt, .npy, .safetensors): a file or a folder
     config: str|None = None    # settings over those found in a VAE, JSON file
     family: str|None = None    # sd15, sdxl, sd3, flux, tiny ...: where the file does not say the scale
+    limit: int = 50            # latent files that are read, the first; 0: all
     def __call__(self):
+        from vaetag_nb.latents.files import holds_latents, latent_info
         if (Path(self.src)/'meta.json').exists():
             from vaetag_nb.latents.store import LatentStore
             with LatentStore.open(self.src) as s: d = s.info() | s.stats()
+        elif holds_latents(self.src): d = latent_info(self.src, self.limit)
         else:
             from vaetag_nb.latents.codec import Codec
             _no_dump(self.src)
@@ -101,11 +118,17 @@ def _check_store(folder):
                       f'{folder}: {n} latents, {len(problems)} problems'])
     return Outcome(dict(latents=n, problems=[p._asdict() for p in problems]), text, int(bool(problems)))
 
+def _check_files(path):
+    from vaetag_nb.latents.files import latent_files, sort_out
+    root, files = (path.parent, [path.name]) if path.is_file() else (path, latent_files(path))
+    bad = sort_out(root, files)[1]
+    return Outcome(dict(latents=len(files), problems=bad), '\n'.join([*(f'{f}: {why}' for f, why in list(bad.items())[:20]), f'{path}: {len(files)} latent files, {len(bad)} bad']), int(bool(bad)))
+
 @verb('latents check')
 @dataclass(kw_only=True)
 class LatentsCheck:
-    "Whether a latent store is whole and fresh, or what a VAE is and whether it reconstructs; exit status 1 if not."
-    src: named(str, 'SRC')     # folder of a store; or VAE folder or file, `embedded`, `hub:owner/name`
+    "Whether a latent store is whole and fresh, latent files can be used, or what a VAE is and whether it reconstructs; exit status 1 if not."
+    src: named(str, 'SRC')     # folder of a store, or of latents (.pt, .npy, .safetensors); or VAE folder or file, `embedded`, `hub:owner/name`
     images: tuple[Path, ...] = ()  # pictures (or folders of them) for a VAE; none: a fixed scene
     config: str|None = None    # settings over those found in a VAE, JSON file
     family: str|None = None    # sd15, sdxl, sd3, flux, flux2, qwen, wan, dcae, tiny
@@ -115,6 +138,8 @@ class LatentsCheck:
     def __call__(self):
         p = Path(self.src)
         if p.is_dir() and ((p/'meta.json').exists() or any(p.glob('shard-*.safetensors'))): return _check_store(p)
+        from vaetag_nb.latents.files import holds_latents
+        if holds_latents(p): return _check_files(p)
         from vaetag_nb.data.images import list_images
         from vaetag_nb.latents.check import check_vae
         from vaetag_nb.sources import pick_device
