@@ -111,7 +111,9 @@ def each(f, x, device)->torch.Tensor:
     return torch.cat([f(i) for i in x.split(1)]) if torch.device(device).type == 'cpu' and len(x) else halving(f, x)
 
 @patch
-def casting(self:Translator): return torch.autocast(self.device.type, torch.bfloat16) if self.precision == 'bf16' else nullcontext()
+def casting(self:Translator):
+    "Within it the networks compute in the translator's precision."
+    return torch.autocast(self.device.type, torch.bfloat16) if self.precision == 'bf16' else nullcontext()
 
 @patch
 @torch.inference_mode()
@@ -134,7 +136,9 @@ def encode(self:Translator,
     return z
 
 @patch
-def x_of(self:Translator, z)->torch.Tensor: return self.model.x_of(z.to(self.device))
+def x_of(self:Translator, z)->torch.Tensor:
+    "What the networks see of raw latents (B, C, h, w)."
+    return self.model.x_of(z.to(self.device))
 
 @patch
 @torch.inference_mode()

@@ -127,7 +127,9 @@ def planned(t:Translator, checkpoint, sides, directions, judges, o, out)->dict:
                 src_root=common_root([s.path for s in sides if s.path]), gen_root=None if out is None else str(Path(out)/'gen'), latents_scaled=m.space == 'model', latent_divisor=m.divisor,
                 vae_model=c.source, vae_subfolder=None, vae_scaling_factor=c.convention.scale, settings=own))
 
-def json_plain(x): return json.loads(to_json(x))
+def json_plain(x):
+    "A value as it comes back from a JSON file, to be compared with one."
+    return json.loads(to_json(x))
 
 def check_strict(ways, sides, o):
     "Refuse, before any work, sets that are too small for a figure."
