@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 from ..core.errors import UsageError, VaetagError
 from ..core.progress import say
-from .base import FromData, Outcome, aligned, named, parse, verb
+from .base import FromData, Outcome, aligned, name_failed, named, parse, verb
 
 # %% ../../nbs/11_verbs/20_latents.ipynb #8451a782
 def _part(text):
@@ -81,7 +81,7 @@ def _encode(o, part):
     else: rep = dump_latents(paths, codec, o.out, pre, o.format, o.space, o.dtype, o.codec.batch_size, max_bad=0 if o.strict else o.max_bad)
     rep.failed = lost | rep.failed
     if o.strict and rep.failed: k, why = next(iter(rep.failed.items())); raise VaetagError(f'{k}: {why} (strict)')
-    for k, why in list(rep.failed.items())[:5]: say(f'{k}: {why}')
+    name_failed(rep.failed)
     return Outcome(dict(encoded=rep.encoded, reused=rep.reused, failed=rep.failed, out=str(rep.store)), str(rep), int(bool(rep.failed)))
 
 # %% ../../nbs/11_verbs/20_latents.ipynb #240364eb

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from ..core.errors import UsageError
-from ..core.progress import say
-from .base import Outcome, named, parse, verb
+from .base import Outcome, name_failed, named, parse, verb
 
 # %% ../../nbs/11_verbs/43_sets.ipynb #5e750006
 def _cache(where, gib):
@@ -87,7 +86,7 @@ class EvalGeneration:
         names = GenerationSettings.__dataclass_fields__
         o = GenerationSettings(**{k: getattr(self, k) for k in names if k not in ('cache', 'cache_max')}, cache=_cache(self.cache, self.cache_max), cache_max=self.cache_max)
         r = evaluate_generation(self.gen, self.ref, o, self.train, self.test, self.out, self.overwrite, pick_device(self.device))
-        for k, why in [*r.failed.items()][:5]: say(f'{k}: {why}')
+        name_failed(r.failed)
         return Outcome(r.result.to_dict(), str(r), int(bool(r.failed)))
 
 def gathered(args:list, flags=('--features', '--metrics'))->list:

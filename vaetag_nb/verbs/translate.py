@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 from ..core.errors import UsageError, VaetagError
 from ..core.progress import say
-from .base import Outcome, named, verb
+from .base import Outcome, name_failed, named, verb
 
 # %% ../../nbs/11_verbs/45_translate.ipynb #4158ac75
 @dataclass(kw_only=True)
@@ -48,7 +48,7 @@ class Translate(OfTranslator):
         lost = [i for i in self.inputs if not Path(i).exists()]
         if lost: raise UsageError(f'{lost[0]}: no such picture or folder') if len(lost) == len(self.inputs) else UsageError(f'{lost[0]}: no such picture or folder; nothing was begun')
         r = translate_folder(self.translator(self.model), list(self.inputs), self.direction, self.out, self.latents, self.batch_size, self.overwrite)
-        for k, why in list(r.failed.items())[:5]: say(f'{k}: {why}')
+        name_failed(r.failed)
         return Outcome(dict(translated=r.translated, reused=r.reused, failed=r.failed, files=r.files), f'{self.out}: {r}', int(bool(r.failed) and not self.skip_errors))
 
 # %% ../../nbs/11_verbs/45_translate.ipynb #c717aa93
@@ -148,5 +148,5 @@ def _measured(o, own, settings):
     alone = lambda: Path('eval_single')/t.name/single_name(o.image_a or o.image, o.image_b or o.image)
     out = o.out or own.get('out') or (alone() if single else Path('eval')/t.name)
     r = evaluate_translation(t, **test, image=o.image, image_a=o.image_a, image_b=o.image_b, direction=o.direction, settings=settings, out=out, overwrite=o.overwrite, checkpoint=o.model)
-    for k, why in list(r.failed.items())[:5]: say(f'{k}: {why}')
+    name_failed(r.failed)
     return Outcome(r.summary, f'{out}\n{r}', int(bool(r.failed)))

@@ -13,7 +13,7 @@ from typing import Literal
 from ..core.errors import UsageError, VaetagError
 from ..core.progress import say
 from ..data.files import is_remote
-from .base import FromData, Outcome, named, parse, verb
+from .base import FromData, Outcome, name_failed, named, parse, verb
 
 # %% ../../nbs/11_verbs/40_use.ipynb #73157eb3
 def _threshold(text):
@@ -275,5 +275,5 @@ class EvalRecon(FromData):
         o = ReconSettings(self.metrics, self.lpips_net, self.lpips_weights, self.inception_weights, self.download, self.strict, self.batch_size,
                           self.bootstrap, self.seed)
         r = evaluate_recon(codec, self.read(self.data), rule, o, self.out, self.data, self.overwrite)
-        for k, why in list(r.failed.items())[:5]: say(f'{k}: {why}')
+        name_failed(r.failed)
         return Outcome(r.result.to_dict(), str(r), int(bool(r.failed)))
