@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from ..core.errors import VaetagError
+from .arrays import array_as_picture
 from .files import file_size, is_remote, member_of, open_bytes
 
 # %% ../../nbs/01_data/15_decode.ipynb #b4b258c3
@@ -66,7 +67,10 @@ def open_file(path):
     st = os.fstat(fd)
     reason = why_not(st.st_size) if stat.S_ISREG(st.st_mode) else 'not a regular file'
     if reason: os.close(fd); raise ImageError(path, reason)
-    return io.FileIO(fd)
+    if os.fspath(path)[-4:].lower() != '.npy': return io.FileIO(fd)
+    try:
+        with io.FileIO(fd) as f: return io.BytesIO(array_as_picture(f.read(), path))
+    except ValueError as e: raise ImageError(path, str(e)) from e
 
 # %% ../../nbs/01_data/15_decode.ipynb #6c2c2fd8
 class Quiet:

@@ -25,10 +25,10 @@ from .records import (BATCH, Batch, Records, csv_records, json_records, jsonl_re
 from .tags import Vocab, is_text
 
 # %% ../../nbs/01_data/22_readers.ipynb #4e68a958
-def images_in(root)->list: # relative to `root`
+def images_in(root, endings=EXTENSIONS)->list: # relative to `root`
     "The images of a folder; none is an error."
-    files = list_files(root, EXTENSIONS)
-    if not files: raise VaetagError(f"{root}: no image in it or below; looked for {' '.join(sorted(EXTENSIONS))}")
+    files = list_files(root, endings)
+    if not files: raise VaetagError(f"{root}: no image in it or below; looked for {' '.join(sorted(endings))}")
     return files
 
 def grouped_by_folder(columns)->bool:
@@ -107,7 +107,7 @@ def class_folders(src, report, any_name=False, allow_generated=False)->dict: # {
     images = {}
     if not is_remote(src) and os.path.isdir(src): # a class without images has no file to show for it
         images = {e.name: [] for e in os.scandir(src) if e.is_dir() and e.name[0] != '.'}
-    for f in images_in(src):
+    for f in images_in(src, EXTENSIONS | {'.npy'}):   # arrays are pictures, too
         if os.path.basename(f) != 'grid.png': images.setdefault(f.partition('/')[0] if '/' in f else '.', []).append(f)
     if loose := images.pop('.', None): out('.', f'{len(loose)} images outside of any class folder')
     names = class_order(src, images, any_name)
