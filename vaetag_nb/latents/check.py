@@ -78,7 +78,7 @@ def reconstructed(codec, x)->tuple: # float pictures (n, 3, H, W); raw latents
     "Uint8 pictures through the VAE, with no convention in between."
     with torch.inference_mode():
         raw = codec.encode_raw(to_float(x.to(codec.device)))[0]
-        return codec.vae.decode(raw.to(codec.dtype)).sample.float().clamp(-1, 1).cpu(), raw.cpu()
+        return codec.decode_raw(raw.to(codec.dtype)).float().clamp(-1, 1).cpu(), raw.cpu()
 
 def check_vae(src,             # file, folder, 'embedded' or `hub:owner/name`
               images=(),       # picture files; none: a fixed scene
@@ -89,7 +89,7 @@ def check_vae(src,             # file, folder, 'embedded' or `hub:owner/name`
               device='cpu', dtype='fp32')->VaeCheck:
     "What a VAE is, what is missing to use it, and whether it reconstructs."
     codec, missing = open_codec(src, config, family, device, dtype)
-    if codec.picture_channels != 3: raise VaetagError(f'{src}: is a VAE of pictures with {codec.picture_channels} channels, only those of 3 are read')
+    if codec.picture_channels not in (1, 3): raise VaetagError(f'{src}: is a VAE of pictures with {codec.picture_channels} channels, only those of 1 and 3 are read')
     x, names, failed = check_pictures(images, max(1, side//codec.multiple)*codec.multiple)
     db, raws, yard = [], [], []
     for part in x.split(8) if len(x) else ():

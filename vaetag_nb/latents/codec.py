@@ -137,8 +137,9 @@ def posterior(out)->tuple: # mean (B, C, h, w) and log variance or `None`, float
 
 @patch
 def encode_raw(self:Codec, x)->tuple: # mean (B, C, h, w) and log variance (or `None`: the VAE has no posterior), float32
-    "The raw posterior of pictures `x`, (B, 3, H, W) in [-1, 1]."
+    "The raw posterior of pictures `x`, (B, 3, H, W) in [-1, 1]; a VAE of grey pictures sees the mean of their channels."
     c, m = self.picture_channels, self.multiple
+    if c == 1 and x.ndim == 4 and x.shape[1] == 3: x = x.mean(1, keepdim=True)
     if x.ndim != 4 or x.shape[1] != c or x.shape[2] % m or x.shape[3] % m or 0 in x.shape:
         raise VaetagError(f'pictures of shape {tuple(x.shape)}: {self.cls_name} wants (batch, {c}, height, width), '
                           f'sides multiples of {m}')
@@ -156,9 +157,15 @@ def encode(self:Codec, x, seed:int|None=None)->torch.Tensor: # (B, channels, H/f
     return self.normalize(draw_posterior(mean, logvar, seed, 0, range(len(mean))))
 
 @patch
+def decode_raw(self:Codec, z)->torch.Tensor: # (B, 3, H, W), of the VAE's type
+    "The pictures of raw latents `z` as the VAE gives them; grey ones on three channels."
+    x = self.vae.decode(z).sample
+    return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
+
+@patch
 def decode(self:Codec, z, clamp=True)->torch.Tensor: # (B, 3, H, W) float32
     "The pictures of model-space latents `z`, in [-1, 1] (`clamp=False`: as the VAE gives them)."
-    x = self.vae.decode(self.denormalize(z.to(self.device)).to(self.dtype)).sample.float()
+    x = self.decode_raw(self.denormalize(z.to(self.device)).to(self.dtype)).float()
     return x.clamp(-1, 1) if clamp else x
 
 # %% ../../nbs/03_latents/20_codec.ipynb #1fe808f0

@@ -96,7 +96,7 @@ def perceptual_network(recon, # `ReconLoss`
 def recon_terms(self:VaeBase, batch, x, mean, logvar, ctx)->tuple: # loss, what is added to the total as it is, figures
     "Reconstruction of a batch's own pictures from draws of their posteriors, and KL."
     c = self.cfg.loss
-    y = self.vae.decode(draw_posterior(mean, logvar, self.cfg.seed, ctx.slice.epoch, batch['index'])).sample
+    y = self.codec.decode_raw(draw_posterior(mean, logvar, self.cfg.seed, ctx.slice.epoch, batch['index']))
     terms = dict(recon=recon_each(y, x, c.recon.kind).mean(), kl=mean.new_zeros(()) if logvar is None else kl_each(mean, logvar, c.kl.form).mean())
     logs, extra = dict(terms), 0.
     if self.lpips is not None:
@@ -134,7 +134,7 @@ def measure(self:VaeBase, batch)->dict: # {figure: numpy (B,), of the semantic t
     mean, logvar = self.codec.encode_raw(x)
     out = {}
     if self.names:
-        y, x = self.vae.decode(mean[:n]).sample.float(), x[:n]
+        y, x = self.codec.decode_raw(mean[:n]).float(), x[:n]
         out = dict(recon=recon_each(y, x, c.recon.kind), kl=x.new_zeros(n) if logvar is None else kl_each(mean[:n], logvar[:n], c.kl.form))
         if self.lpips is not None: out['perceptual'] = self.lpips(y, x).flatten()
         out = {k: v.double().cpu().numpy() for k, v in out.items()} | dict(psnr=psnr(y.clamp(-1, 1), x, data_range=2.))
@@ -175,7 +175,7 @@ def samples(self:VaeBase, trainer, n=8)->dict:
 @patch
 def reconstruct(self:VaeBase, x)->torch.Tensor:
     "Pictures (B, 3, H, W) in [-1, 1] through the VAE, from the posterior's mean."
-    return self.vae.decode(self.codec.encode_raw(x)[0]).sample.float().clamp(-1, 1).cpu()
+    return self.codec.decode_raw(self.codec.encode_raw(x)[0]).float().clamp(-1, 1).cpu()
 
 @patch
 def kept_codec(self:VaeBase, convention=None)->Codec:
