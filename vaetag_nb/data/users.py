@@ -167,6 +167,7 @@ def how_many(r:int, val:float, test:float)->tuple: # recordings of a user; train
     n_test, n_val = min(n_test, r - 1), min(n_val, r - 1 - min(n_test, r - 1))
     return r - n_val - n_test, n_val, n_test
 
+# %% ../../nbs/01_data/70_users.ipynb #b1d2c3f4
 @patch
 def split(self:UserData, val=.15, test=.15, seed=0, unit='recording')->UserSplit: # unit 'user': whole users are held out, for verification of strangers
     "Divide the recordings of each user."
