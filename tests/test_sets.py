@@ -231,6 +231,9 @@ def test_generation_without_inception(home, tmp_path, capsys, monkeypatch):
     assert r['metrics']['fd_timm'] > 0 and sorted(r['reasons']) == sorted(k for k, v in r['metrics'].items() if v is None)
     assert r['counts'] | dict(n_gen=24, n_ref=28, n_floor=14) == r['counts'] and r['settings']['rule']['size'] == 24
     assert any(n.startswith('fd_timm: N=24 <') and 'biased upward' in n for n in r['notes'])
+    assert .25 < r['metrics']['brightness_mean_ref'] < r['metrics']['brightness_mean_gen'] < 1 and r['metrics']['brightness_diff'] == pytest.approx(r['metrics']['brightness_mean_gen'] - r['metrics']['brightness_mean_ref'])
+    assert .9 < r['metrics']['freq_similarity'] < 1 and r['classes']['dog']['counts'] == dict(n_gen=12, n_ref=14)
+    for c in r['classes'].values(): assert c['metrics']['fd_timm'] > 0 and sorted(c['reasons']) == sorted(k for k, v in c['metrics'].items() if v is None) == ['fd_timm_inf']
     rows = seen[0]['generation.csv'].decode().splitlines()
     assert len(rows) == 3 and rows[0].startswith('class,n_gen,n_ref,fd_timm') and rows[1].startswith('cat,12,14,')
     capsys.readouterr()
@@ -251,10 +254,28 @@ def test_generation_and_unreadable_pictures(home, tmp_path, capsys):
     assert run(['eval', 'generation', '--gen', str(tmp_path/'empty'), '--ref', str(home/'real')]) == 1
     assert 'no images found under' in capsys.readouterr().err
 
-@pytest.mark.parametrize('flags', ['--k 0', '--splits 0', '--metrics fidd', '--features nosuch', '--features random', '--kid-subset-size 25', '--kid-subsets 0', '--fit pad', '--cache-max -1', '--train made'], ids=lambda f: f.split()[0][2:] + f.split()[1][:3])
+@pytest.mark.parametrize('flags', ['--k 0', '--splits 0', '--metrics fidd', '--features nosuch', '--features random', '--features identity:net', '--kid-subset-size 25', '--kid-subsets 0', '--fit pad', '--cache-max -1', '--train made'], ids=lambda f: f.split()[0][2:] + f.split()[1][:3])
 def test_wrong_arguments(home, capsys, flags):
     assert run(['eval', 'generation', '--gen', str(home/'made'), '--ref', str(home/'real'), *flags.split()]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+def test_brightness_and_frequencies_by_hand(home, tmp_path, capsys):
+    "As a plain loop has them; of statistics alone, and of several sizes, what can be said"
+    flags = ['--features', f'timm:{home/"net"}', '--metrics', 'brightness', 'freq_similarity', '--json']
+    assert run(['eval', 'generation', '--gen', str(home/'made'), '--ref', str(home/'real'), *flags]) == 0
+    m = json.loads(capsys.readouterr().out)['metrics']
+    side = {}
+    for k, d in (('gen', 'made'), ('ref', 'real')):
+        grey = [np.asarray(Image.open(p)).astype(float)@[.299, .587, .114]/255 for p in sorted((home/d).rglob('*.png'))]
+        s = [abs(np.fft.fft2(g)) for g in grey]
+        side[k] = [g.mean() for g in grey], np.mean([x/x.max() for x in s], 0)
+    cos = (side['gen'][1]*side['ref'][1]).sum()/np.sqrt((side['gen'][1]**2).sum()*(side['ref'][1]**2).sum())
+    assert m == pytest.approx({f'brightness_{f.__name__}_{k}': f(v[0]) for k, v in side.items() for f in (np.mean, np.std)} | dict(brightness_diff=abs(np.mean(side['gen'][0]) - np.mean(side['ref'][0])), freq_similarity=cos), abs=1e-9)
+    shutil.copytree(home/'made', tmp_path/'two'); Image.new('RGB', (30, 20)).save(tmp_path/'two/cat/0.png')
+    assert run(['eval', 'generation', '--gen', str(tmp_path/'two'), '--ref', str(home/'real'), *flags]) == 0
+    r = json.loads(capsys.readouterr().out)
+    assert r['reasons'] == dict(freq_similarity='freq_similarity needs pictures of one size; give a size') and r['metrics']['brightness_diff'] > 0
+    assert run(['eval', 'generation', '--gen', str(tmp_path/'two'), '--ref', str(home/'real'), *flags, '--strict']) == 1
 
 def test_one_picture_against_many(home, tmp_path, capsys):
     (tmp_path/'one').mkdir(); Image.open(home/'made/cat/0.png').save(tmp_path/'one/0.png')

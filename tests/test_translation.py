@@ -8,6 +8,7 @@ from vaetag_nb.core.config import build, nested
 from vaetag_nb.core.rng import seeded
 from vaetag_nb.data.synth import scene
 from vaetag_nb.data.tags import Vocab
+from vaetag_nb.eval.features import KINDS, RandomFeatures
 from vaetag_nb.eval.images import Rule
 from vaetag_nb.eval.stats import fid_stats
 from vaetag_nb.latents.codec import Codec
@@ -38,8 +39,13 @@ def place(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
     for k in ('VAETAG_WEIGHTS', 'TORCH_HOME', 'HF_HUB_CACHE'): monkeypatch.setenv(k, str(tmp_path/'none'))
+    monkeypatch.setitem(KINDS, 'toy', lambda *_: RandomFeatures('toy'))   # quick; `random` itself is refused for reports
 
 def measure(place, *more): return shell('eval', 'translation', str(place/'m'), *map(str, more), '--device', 'cpu', '--cache', 'off')
+
+def test_random_features_are_not_reported(place, tmp_path):
+    status, _, err = measure(place, '--test-a', place/'A', '--features', 'random', '--out', tmp_path/'o')
+    assert status == 2 and err == 'vaetag: features random: is for tests and is not reported\n' and not (tmp_path/'o').exists()
 
 def test_an_untrained_model_writes_the_reconstruction(place, tmp_path):
     status, *_ = shell('translate', str(place/'A'), '--model', str(place/'m'), '--direction', 'a2b', '--device', 'cpu', '--out', str(tmp_path/'o'))
@@ -97,7 +103,7 @@ def test_clip_says_what_is_kept_and_which_way_it_goes(place, tmp_path):
     size = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, image_size=32, patch_size=8, projection_dim=16)
     with seeded(0, 'clip'): CLIPVisionModelWithProjection(CLIPVisionConfig(**size)).save_pretrained(tmp_path/'clip')
     CLIPImageProcessor(size={'shortest_edge': 32}, crop_size={'height': 32, 'width': 32}).save_pretrained(tmp_path/'clip')
-    status, _, err = measure(place, '--test-a', place/'A', '--test-b', place/'B', '--no-lpips', '--clip-model', tmp_path/'clip', '--features', 'random', '--out', tmp_path/'o')
+    status, _, err = measure(place, '--test-a', place/'A', '--test-b', place/'B', '--no-lpips', '--clip-model', tmp_path/'clip', '--features', 'toy', '--out', tmp_path/'o')
     s = json.loads((tmp_path/'o/summary.json').read_text())
     assert status == 0, err
     for d in (s['A2B'], s['B2A']):                          # the model is untrained: a result is the reconstruction
@@ -105,11 +111,11 @@ def test_clip_says_what_is_kept_and_which_way_it_goes(place, tmp_path):
         assert d['clip_direction'] == d['clip_direction_vae'] and -1 <= d['clip_direction'] <= 1
 
 def test_statistics_stand_for_the_pictures(place, tmp_path):
-    fid_stats(place/'B', Rule(32), 'random', tmp_path/'b.npz')
-    way = ['--direction', 'a2b', '--test-a', place/'A', '--no-lpips', '--no-clip', '--features', 'random']
+    fid_stats(place/'B', Rule(32), 'toy', tmp_path/'b.npz')
+    way = ['--direction', 'a2b', '--test-a', place/'A', '--no-lpips', '--no-clip', '--features', 'toy']
     of = lambda name, *more: (measure(place, *way, *more, '--out', tmp_path/name), json.loads((tmp_path/name/'summary.json').read_text())['A2B'])[1]
     whole, stats = of('1', '--test-b', place/'B'), of('2', '--fid-stats-b', tmp_path/'b.npz')
-    assert stats['fd_random'] == pytest.approx(whole['fd_random'], rel=1e-5) and stats['n_ref'] == 2 and stats['kid_random'] is None is not whole['kid_random']
+    assert stats['fd_toy'] == pytest.approx(whole['fd_toy'], rel=1e-5) and stats['n_ref'] == 2 and stats['kid_toy'] is None is not whole['kid_toy']
 
 def test_taggers_of_both_kinds_say_what_became_of_the_tags(place, tmp_path):
     vocab, codec = Vocab.from_counts({f'tag {i}': 9 for i in range(6)}), Codec.embedded()
@@ -118,7 +124,7 @@ def test_taggers_of_both_kinds_say_what_became_of_the_tags(place, tmp_path):
     save_model(tmp_path/'latent', head.eval(), vocab, codec.spec(), Preprocess(bucketing=False, resolution=32).to_dict())
     save_timm(tmp_path/'pixel', net, vocab, square_of(net, 32))
     for kind in ('latent', 'pixel'):
-        status, _, err = measure(place, '--test-a', place/'A', '--test-b', place/'B', '--no-lpips', '--no-clip', '--features', 'random', '--tagger', tmp_path/kind, '--out', tmp_path/f'{kind}_o')
+        status, _, err = measure(place, '--test-a', place/'A', '--test-b', place/'B', '--no-lpips', '--no-clip', '--features', 'toy', '--tagger', tmp_path/kind, '--out', tmp_path/f'{kind}_o')
         assert status == 0, err
         d, rows = json.loads((tmp_path/f'{kind}_o/summary.json').read_text())['A2B'], [*csv.DictReader(open(tmp_path/f'{kind}_o/tags.csv'))]
         assert len(rows) == 12 and {r['direction'] for r in rows} == {'A2B', 'B2A'}
@@ -126,7 +132,7 @@ def test_taggers_of_both_kinds_say_what_became_of_the_tags(place, tmp_path):
         if kind == 'latent': assert d['tag_jaccard'] == 1 and d['n_lost'] == d['n_gained'] == 0         # it reads the same latents
 
 def test_strict_asks_for_enough_pictures(place, tmp_path):
-    status, _, err = measure(place, '--test-a', place/'A', '--test-b', place/'B', '--no-lpips', '--no-clip', '--features', 'random', '--strict', '--out', tmp_path/'o')
+    status, _, err = measure(place, '--test-a', place/'A', '--test-b', place/'B', '--no-lpips', '--no-clip', '--features', 'toy', '--strict', '--out', tmp_path/'o')
     assert status == 1 and 'needs at least' in err and '(strict)' in err and not (tmp_path/'o/summary.json').exists()
 
 def flags_of(words): return {'--' + f.name.replace('_', '-') for f in fields(VERBS[words])}
@@ -156,6 +162,6 @@ def test_the_original_yaml_trains_translates_and_is_measured(place, tmp_path):
     assert status == 0 and 'train.checkpoint_dir -> out' in err, err
     status, out, err = shell('translate', str(place/'A'), '--model', str(tmp_path/'run'), '--direction', 'a2b', '--device', 'cpu', '--out', str(tmp_path/'o'))
     assert status == 0 and len([*(tmp_path/'o').rglob('*.png')]) == 2, err
-    status, out, err = shell('eval', 'translation', '--config', str(tmp_path/'old.yaml'), '--device', 'cpu', '--cache', 'off', '--features', 'random', '--out', str(tmp_path/'e'))
+    status, out, err = shell('eval', 'translation', '--config', str(tmp_path/'old.yaml'), '--device', 'cpu', '--cache', 'off', '--features', 'toy', '--out', str(tmp_path/'e'))
     s = json.loads((tmp_path/'e/summary.json').read_text())
-    assert status == 0 and s['A2B']['fd_random'] > 0 and s['settings']['rule']['fit'] == 'squash', err
+    assert status == 0 and s['A2B']['fd_toy'] > 0 and s['settings']['rule']['fit'] == 'squash', err

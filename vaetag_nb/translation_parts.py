@@ -18,7 +18,7 @@ import vaetag_nb.generation   # adds tagger: to the extractors
 from .core.errors import UsageError, VaetagError
 from .core.io import hash_file
 from .data.files import read_text
-from .eval.features import extractor, kind_of, metric_name
+from .eval.features import extractor, kind_of, metric_name, reportable
 from .eval.images import psnr, ssim
 from .eval.stats import load_stats, side_of
 from .eval.weights import Unavailable
@@ -63,7 +63,7 @@ class TranslationSettings:
         for k, low in dict(batch_size=1, max_images=0, k=1).items():
             if getattr(self, k) < low: raise UsageError(f'{k.replace("_", "-")}: {getattr(self, k)} is below {low}')
         self.features, self.ignore_tags = tuple(self.features), tuple([self.ignore_tags] if isinstance(self.ignore_tags, str) else self.ignore_tags)
-        for f in self.features: kind_of(f)
+        reportable(self.features)
         if self.ignore_tags and self.tagger is None: raise UsageError('--ignore-tags: goes with --tagger')
 
     def said(self)->dict: # plain JSON

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'KINDS', 'square', 'Squeeze', 'RandomFeatures', 'timm_source', 'Timm', 'Custom', 'extractor', 'kind_of',
-           'metric_name', 'about', 'FeatureCache', 'open_cache', 'Features', 'compute', 'features_of']
+           'reportable', 'metric_name', 'about', 'FeatureCache', 'open_cache', 'Features', 'open_pictures', 'compute',
+           'features_of']
 
 # %% ../../nbs/07_eval/13_features.ipynb #fea70003
 import os
@@ -50,8 +51,9 @@ class Squeeze:
 
 class RandomFeatures:
     "Features of a small network with random weights, always the same; for tests."
-    name, dim, mode = 'random', 32, '32 px bicubic'
-    def __init__(self):
+    dim, mode = 32, '32 px bicubic'
+    def __init__(self, name='random'):
+        self.name = name
         with seeded(0, 'random features'):
             self.network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 5, 2), torch.nn.GELU(), torch.nn.Conv2d(16, self.dim, 3, 2)).eval().requires_grad_(False)
         self.fingerprint = hash_json([v.tolist() for v in self.network.state_dict().values()])
@@ -118,11 +120,14 @@ def _none(kind, arg):
     if not arg: raise UsageError(f'features {kind}: say which, {kind}:DIR')
     return arg
 
+def _not_yet(arg, w, download, device): raise UsageError('features identity: there are no identity models in this version; take tagger:MODEL, timm:NAME_OR_DIR or clip:DIR')
+
 KINDS = {   # kind -> function of what stands behind the colon, a weights file, whether to download, the device
     'inception': lambda arg, w, download, device: Inception(arg or w, download, device),
     'squeeze':   lambda arg, w, download, device: Squeeze(arg or w, download, device),
     'clip':      lambda arg, w, download, device: ClipVision(arg or w, download, device),
     'timm':      lambda arg, w, download, device: Timm(_none('timm', arg), download, device),
+    'identity':  _not_yet,
     'random':    lambda arg, w, download, device: RandomFeatures(),
 }
 
@@ -143,6 +148,11 @@ def kind_of(spec)->str:
     if not isinstance(spec, str): return extractor(spec).name
     if (kind := spec.partition(':')[0]) not in KINDS: raise UsageError(f'features {spec!r}: none of {", ".join(KINDS)}.{nearest(kind, KINDS)}')
     return kind
+
+def reportable(specs)->tuple:
+    "Extractors as given; `random` is refused, since a distance of its rows says nothing."
+    if 'random' in map(kind_of, specs): raise UsageError('features random: is for tests and is not reported')
+    return tuple(specs)
 
 def metric_name(ex)->str: # `ex`: an extractor, or its name
     "What a distance of its rows is called."
@@ -197,12 +207,12 @@ class Features(NamedTuple):
     kept: list      # their positions in the input
     errors: dict    # {position: reason} of the others
 
-def _open(images, rule):
+def open_pictures(images, rule, threads=None):
     "Pictures of any kind as bytes of pixels"
     if rule is None and not any(isinstance(i, (str, os.PathLike)) for i in images): return [np.asarray(i) for i in images], [*range(len(images))], {}
     images = [i if isinstance(i, (str, os.PathLike)) else Image.fromarray(np.asarray(i).transpose(1, 2, 0)) for i in images]
     r = rule or Rule(fit='none')
-    return load_images(images, None if r.free else r.size, r.fit, r.filter, r.multiple)
+    return load_images(images, None if r.free else r.size, r.fit, r.filter, r.multiple, threads)
 
 def _digests(images)->tuple: # {position: SHA-256}, {position: reason}
     shas, errors = {}, {}
@@ -211,35 +221,37 @@ def _digests(images)->tuple: # {position: SHA-256}, {position: reason}
         except VaetagError as e: errors[i] = str(e).removeprefix(f'{p}: ')
     return shas, errors
 
-def compute(ex, images, rule=None, batch_size=32)->Features:
+def compute(ex, images, rule=None, batch_size=32, threads=None, deal=map)->Features:
     "Features of pictures, all of them computed."
-    rows, kept, errors = [], [], {}
-    for s in track(range(0, len(images), batch_size), f'features {ex.name}', unit='batch', leave=False):
-        part, at, bad = _open(images[s:s+batch_size], rule)
-        errors |= {s + i: r for i, r in bad.items()}
-        if not len(at): continue
-        y = np.asarray(ex(part), np.float32)
+    def one(s): # a batch: its rows, their positions, the reasons of the others
+        part, at, bad = open_pictures(images[s:s+batch_size], rule, threads)
+        y = np.asarray(ex(part), np.float32) if len(at) else np.zeros((0, ex.dim or 0), np.float32)
         if len(lost := np.flatnonzero(~np.isfinite(y).all(1))): raise VaetagError(f'{images[s + at[lost[0]]] if isinstance(images[s + at[lost[0]]], (str, os.PathLike)) else f"picture {s + at[lost[0]]}"}: its features are not finite')
-        rows.append(y); kept += [s + i for i in at]
-    return Features(np.concatenate(rows) if rows else np.zeros((0, ex.dim or 0), np.float32), kept, errors)
+        return y, [s + i for i in at], {s + i: r for i, r in bad.items()}
+    starts = range(0, len(images), batch_size)
+    got = [*track(deal(one, starts), f'features {ex.name}', total=len(starts), unit='batch', leave=False)]
+    rows = [y for y, at, _ in got if at]
+    return Features(np.concatenate(rows) if rows else np.zeros((0, ex.dim or 0), np.float32), [i for _, at, _ in got for i in at], {i: r for *_, bad in got for i, r in bad.items()})
 
 def features_of(ex,            # an extractor
                 images,        # files, or uint8 pictures (3, H, W)
                 rule=None,     # `Rule` by which they are read; none: at their own size
                 cache=None,    # `FeatureCache`, folder, auto; none or off: nothing is kept
                 batch_size=32, # pictures computed at once
+                threads=None,  # how many decode at once; none: one a core, 8 at most
+                deal=map,      # how the batches are gone through; with several processes `Processes.map`
                 )->Features:
     "Features of pictures, from the cache where they are known."
     images, store = [*images], open_cache(cache)
-    if store is None or not ex.fingerprint or not all(isinstance(i, (str, os.PathLike)) for i in images): return compute(ex, images, rule, batch_size)
+    if store is None or not ex.fingerprint or not all(isinstance(i, (str, os.PathLike)) for i in images): return compute(ex, images, rule, batch_size, threads, deal)
     shas, errors = _digests(images)
-    known = store.read(ex, rule, [*shas.values()])
+    known, = deal(lambda _: store.read(ex, rule, [*shas.values()]), [0])   # by one process, that all know the same
     first = {}
     for i, h in shas.items():
         if h not in known: first.setdefault(h, i)
     todo = [*first.values()]
-    got = compute(ex, [images[i] for i in todo], rule, batch_size)
-    if len(got.kept): store.write(ex, rule, [shas[todo[k]] for k in got.kept], got.x)
+    got = compute(ex, [images[i] for i in todo], rule, batch_size, threads, deal)
+    if len(got.kept): [*deal(lambda _: store.write(ex, rule, [shas[todo[k]] for k in got.kept], got.x), [0])]
     known |= {shas[todo[k]]: row for k, row in zip(got.kept, got.x)}
     bad = {shas[todo[k]]: r for k, r in got.errors.items()}
     errors |= {i: bad[h] for i, h in shas.items() if h in bad}

@@ -30,14 +30,16 @@ class EvalResult:
     settings: dict = field(default_factory=dict)   # all that changes a figure
     inputs: dict = field(default_factory=dict)     # what was given
     notes: list = field(default_factory=list)      # texts
+    classes: dict = field(default_factory=dict)    # {class: counts, metrics, reasons}, where a set was measured class by class
 
     def to_dict(self)->dict:
         "Plain JSON; a null without a reason, or a number that is not finite, is an error."
-        bare = [k for k, v in self.metrics.items() if (v is None) != (k in self.reasons)]
-        if bare or set(self.reasons) - set(self.metrics): raise VaetagError(f'{self.kind}: nulls and reasons do not fit together: {bare or sorted(set(self.reasons) - set(self.metrics))}')
-        odd = [k for k, v in self.metrics.items() if v is not None and not math.isfinite(v)]
-        if odd: raise VaetagError(f'{self.kind}: {odd[0]} is {self.metrics[odd[0]]}: say null and a reason')
-        return dict(format=FORMAT, **asdict(self), version=__version__)
+        for what, metrics, reasons in [(self.kind, self.metrics, self.reasons), *((f'{self.kind}, class {c}', r['metrics'], r['reasons']) for c, r in self.classes.items())]:
+            bare = [k for k, v in metrics.items() if (v is None) != (k in reasons)]
+            if bare or set(reasons) - set(metrics): raise VaetagError(f'{what}: nulls and reasons do not fit together: {bare or sorted(set(reasons) - set(metrics))}')
+            odd = [k for k, v in metrics.items() if v is not None and not math.isfinite(v)]
+            if odd: raise VaetagError(f'{what}: {odd[0]} is {metrics[odd[0]]}: say null and a reason')
+        return dict(format=FORMAT, **{k: v for k, v in asdict(self).items() if k != 'classes' or v}, version=__version__)
 
 # %% ../../nbs/07_eval/20_result.ipynb #9a5fa7c7
 def read_result(path)->EvalResult:

@@ -117,21 +117,24 @@ def fid_stats(folder,        # of the pictures
               out=None,      # file; none: fid_stats.npz in the folder
               vectors=False, # also write a row for each picture into FOLDER.vectors
               recompute=False, # replace a file that is of something else
-              cache=None, batch_size=32)->FidStats: # see `features_of`
+              cache=None, batch_size=32, threads=None, deal=map, # see `features_of`
+              main=True,     # whether this process writes
+              )->FidStats:
     "Write the statistics of a folder of pictures; nothing is computed if they are there."
-    if batch_size < 1: raise UsageError(f'batch_size {batch_size}: at least 1')
+    for k, v in dict(batch_size=batch_size, workers=threads).items():
+        if v is not None and v < 1: raise UsageError(f'{k} {v}: at least 1')
     root, files = Path(folder), list_images(folder)
     if not files: raise VaetagError(f'no images found under {folder}')
     out, ex = Path(out) if out else root/'fid_stats.npz', extractor(ex)
     rows = root.resolve().with_name(root.resolve().name + '.vectors') if vectors else None
     if rows: rows = root.parent/rows.name
     said = side_of(ex, rule, fingerprint_of(root, files))
-    if not recompute and (n := _current(out, rows, said)) is not None: return FidStats(out, n, False, {}, rows)
+    if not recompute and (n := _current(out, rows, said)) is not None: return FidStats(out, n, False, {f'{len(files) - n} of {len(files)} pictures': 'could not be read when the file was made'} if n < len(files) else {}, rows)
     check_folder(out.parent)
     if rows: check_folder(rows, 'vectors.json')
-    got = features_of(ex, files, rule, cache, batch_size)
+    got = features_of(ex, files, rule, cache, batch_size, threads, deal)
     lost = {files[i].relative_to(root).as_posix(): r for i, r in got.errors.items()}
     if len(got.kept) < 2: raise VaetagError(f'{folder}: statistics need at least 2 readable images, got {len(got.kept)}')
-    save_stats(out, got.x, said)
-    if rows: _write_vectors(rows, root, [files[i] for i in got.kept], got.x, said)
+    if main: save_stats(out, got.x, said)
+    if rows and main: _write_vectors(rows, root, [files[i] for i in got.kept], got.x, said)
     return FidStats(out, len(got.kept), True, lost, rows)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERBS', 'KINDS', 'NOTHING', 'Outcome', 'named', 'verb', 'name_failed', 'overview', 'find_verb', 'tidy_help', 'parse',
-           'run', 'shell', 'aligned', 'FromData', 'configured']
+           'run', 'shell', 'aligned', 'processes_of', 'FromData', 'configured']
 
 # %% ../../nbs/11_verbs/00_base.ipynb #3ad6b3c0
 import dataclasses as dc, io, json, os, re, sys, typing as T
@@ -39,7 +39,8 @@ def verb(words:str):
 
 # %% ../../nbs/11_verbs/00_base.ipynb #70f3c002
 def name_failed(failed:dict, most=5): # {name: reason}
-    "Name the first of what failed."
+    "Name the first of what failed; with several processes, the first of them does."
+    if os.environ.get('RANK', '0') != '0': return
     for k, why in list(failed.items())[:most]: tqdm.write(f'{k}: {why}', file=sys.stderr)
 
 # %% ../../nbs/11_verbs/00_base.ipynb #b0d79b57
@@ -176,6 +177,12 @@ def aligned(d:dict, indent='')->str:
     return '\n'.join(f'{indent}{k:{w}}  {v}' if not isinstance(v, dict) else f'{indent}{k}\n{aligned(v, indent+"  ")}' for k, v in d.items())
 
 # %% ../../nbs/11_verbs/00_base.ipynb #a6c2073e
+def processes_of(device): # as `pick_device` takes it
+    "The processes that `torchrun` has started; `None` where it has not, or only one."
+    if os.environ.get('WORLD_SIZE', '1') == '1': return None
+    from vaetag_nb.trainers.processes import Processes
+    return Processes(device)
+
 @dataclass(kw_only=True)
 class FromData:
     "Flags that say where pictures and tags are."

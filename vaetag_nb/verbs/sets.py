@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from ..core.errors import UsageError
-from .base import Outcome, name_failed, named, parse, verb
+from .base import Outcome, name_failed, named, parse, processes_of, verb
 
 # %% ../../nbs/11_verbs/43_sets.ipynb #5e750006
 def _cache(where, gib):
@@ -37,17 +37,20 @@ class EvalFidStats:
     cache: str = 'auto'                   # folder that keeps features; auto: of the user; off: none
     cache_max: float = 2.                 # GiB; beyond it the longest unused go
     batch_size: int = 32                  # pictures computed at once
+    workers: int|None = None              # pictures decoded at once; none: one a core, 8 at most
     device: str|None = None               # cpu, cuda; none: the best there is
     def __call__(self):
         from vaetag_nb import generation  # noqa: F401 (adds tagger: to the extractors)
-        from vaetag_nb.eval.features import extractor, kind_of
+        from vaetag_nb.eval.features import extractor, kind_of, reportable
+        from vaetag_nb.trainers.processes import deal
         from vaetag_nb.eval.images import Rule
         from vaetag_nb.eval.stats import fid_stats
         from vaetag_nb.sources import pick_device
-        if kind_of(self.features) == 'random': raise UsageError('features random: is for tests and is not reported')
+        reportable([self.features])
         rule = Rule(self.size, self.fit or ('none' if self.size is None else 'crop'), self.filter)
-        ex = extractor(self.features, {'inception': self.inception_weights, 'clip': self.clip_model}.get(kind_of(self.features)), self.download, pick_device(self.device))
-        r = fid_stats(self.images, rule, ex, self.out, self.vectors, self.recompute, _cache(self.cache, self.cache_max), self.batch_size)
+        p = processes_of(self.device)
+        ex = extractor(self.features, {'inception': self.inception_weights, 'clip': self.clip_model}.get(kind_of(self.features)), self.download, p.device if p else pick_device(self.device))
+        r = fid_stats(self.images, rule, ex, self.out, self.vectors, self.recompute, _cache(self.cache, self.cache_max), self.batch_size, self.workers, deal(p), p is None or p.main)
         return Outcome(dict(path=str(r.path), n=r.n, computed=r.computed, errors=r.errors, vectors=r.vectors and str(r.vectors)), str(r), int(bool(r.errors)))
 
 # %% ../../nbs/11_verbs/43_sets.ipynb #5e750009
@@ -57,7 +60,7 @@ class EvalGeneration:
     gen: Path                             # folder of generated pictures
     ref: Path                             # folder of real ones, or a file of their statistics (.npz)
     features: tuple[str, ...] = ('inception',) # extractors: inception, squeeze[:FILE], clip:DIR, timm:NAME_OR_DIR, tagger:MODEL
-    metrics: tuple[str, ...] = ('fid', 'kid', 'fid_inf', 'prdc', 'floor', 'is') # which
+    metrics: tuple[str, ...] = ('fid', 'kid', 'fid_inf', 'prdc', 'floor', 'is', 'brightness', 'freq_similarity') # which
     per_class: bool = False               # also a row for each sub-folder
     size: int|None = None                 # side of the square that both sides become; none: as the generated pictures, or the statistics
     fit: Literal['crop', 'pad', 'squash', 'none']|None = None # crop with a size
@@ -85,7 +88,8 @@ class EvalGeneration:
         from vaetag_nb.sources import pick_device
         names = GenerationSettings.__dataclass_fields__
         o = GenerationSettings(**{k: getattr(self, k) for k in names if k not in ('cache', 'cache_max')}, cache=_cache(self.cache, self.cache_max), cache_max=self.cache_max)
-        r = evaluate_generation(self.gen, self.ref, o, self.train, self.test, self.out, self.overwrite, pick_device(self.device))
+        p = processes_of(self.device)
+        r = evaluate_generation(self.gen, self.ref, o, self.train, self.test, self.out, self.overwrite, p.device if p else pick_device(self.device), p)
         name_failed(r.failed)
         return Outcome(r.result.to_dict(), str(r), int(bool(r.failed)))
 
