@@ -107,6 +107,36 @@ def test_killed_and_resumed_is_never_stopped(home, straight, tmp_path, where, st
     buffers = load_tensors(RunFolder(out).latest().path/'buffers.safetensors')[0]
     assert {k: len(v) for k, v in buffers.items()} == {f'{d}/4x8x{w}': 3 for d in 'AB' for w in (8, 10)}   # full
 
+def pictured(folder, out, best='fid', **more): # latents of the embedded VAE, whose decoded pictures are compared
+    if not folder.exists():
+        for k, move in dict(a=0., b=1.).items():
+            (folder/k).mkdir(parents=True)
+            for i in range(10): np.save(folder/k/f'{i}.npy', torch.randn(8, 4, 4, generator=torch.Generator().manual_seed(i)).add(move).numpy())
+    return load(CycleGanConfig, TINY, dict(out=str(out), data=dict(a_dir=str(folder/'a'), b_dir=str(folder/'b'), latents_scaled=True), codec=dict(vae='embedded'), epochs=3, preview=dict(every_epochs=0),
+                                           eval=dict(best=best, every_epochs=2, features=['random'])), more)
+
+@pytest.mark.parametrize('best', ['fid', pytest.param('last', marks=pytest.mark.slow)])
+def test_decoded_pictures_choose_and_a_resumed_run_is_the_same(tmp_path, best):
+    cfg = lambda n: pictured(tmp_path/'data', tmp_path/n, best)
+    train_cyclegan(cfg('straight'))
+    assert processes(lambda: struck(cfg('killed'), 'gen', 9)) == [-signal.SIGKILL]    # in the third epoch, after a look at the second
+    train_cyclegan(cfg('killed'))
+    a, b = (result(tmp_path/n) for n in ('killed', 'straight'))
+    a, b = ({**r, 'domains': None} for r in (a, b))
+    same(a, b)
+    seen = {l['step']: l['val_fd_random'] for l in b['log'] if 'val_fd_random' in l}
+    assert [k for k, v in seen.items() if v is not None] == [0, 8, 12]     # before the first step, after the second epoch, at the end
+    if best == 'last': assert b['best'] == dict(step=12, epoch=3, metric=None, value=None)
+    else: assert b['best']['metric'] == 'val_fd_random' and b['best']['value'] == min(v for v in seen.values() if v is not None)
+    assert load_cyclegan(tmp_path/'killed').meta['metrics']['val_fd_random'] == (seen[12] if best == 'last' else b['best']['value'])
+
+@pytest.mark.slow
+def test_two_processes_see_the_same_pictures(tmp_path):
+    train_cyclegan(pictured(tmp_path/'data', tmp_path/'one'))
+    assert processes(lambda: train_cyclegan(pictured(tmp_path/'data', tmp_path/'two')), 2) == [0, 0]
+    first = lambda n: next(l['val_fd_random'] for l in log_of(tmp_path/n) if l.get('val_fd_random'))
+    assert first('one') == pytest.approx(first('two'), rel=1e-6)    # before the first step; later the buffers differ
+
 @pytest.mark.slow
 def test_two_processes_killed_and_resumed(home, straight, tmp_path):
     out = tmp_path/'run'

@@ -22,7 +22,7 @@ from .checkpoint import RunFolder
 from .cyclegan_data import kind_of, open_domain, read_rule, shared_codec, sides_of, space_of
 from .cyclegan_losses import guard_due, stuck
 from .cyclegan_settings import CycleGanConfig, GanEval
-from .cyclegan_task import CycleGanTask
+from .cyclegan_task import CycleGanTask, picture_judges
 from .engine import Trainer
 from .processes import Processes, on_main
 from .runtime import pick_precision
@@ -70,8 +70,10 @@ def draw_curves(lines:list, path): # `lines`: of log.jsonl
     "Write the curves of a run as a picture."
     from matplotlib.figure import Figure
     lines = [l for l in lines if l.get('kind') == 'epoch']
-    fig = Figure((10, 6))
-    for ax, (title, names) in zip(fig.subplots(2, 2, gridspec_kw=MARGINS).flat, PANELS.items()):
+    judged = [k for k in dict.fromkeys(k for l in lines for k in l) if k.startswith(('val_fid', 'val_fd_')) and k not in PANELS['distance']]
+    panels = PANELS | (dict(pictures=judged) if judged else {})
+    fig = Figure((5*-(-len(panels)//2), 6))
+    for ax, (title, names) in zip(fig.subplots(2, -(-len(panels)//2), gridspec_kw=MARGINS).flat, panels.items()):
         for k in names:
             at = [(l['epoch'], l[k]) for l in lines if l.get(k) is not None]
             if at: ax.plot(*zip(*at), label=k, marker='.' if len(at) < 30 else None)
@@ -135,8 +137,8 @@ def gan_task(cfg:CycleGanConfig,   # resolved
              p:Processes)->tuple:  # `CycleGanTask`, content of domains.json
     "The task of a run: data, networks, VAE."
     kinds = [kind_of(getattr(cfg.data, f'{k}_dir'), f'data.{k}_dir') for k in 'ab']
-    codec = named_codec(cfg, p.device, 'pictures' in kinds)
-    domains = []
+    codec = named_codec(cfg, p.device, 'pictures' in kinds or cfg.eval.every_epochs > 0)
+    judges, domains = picture_judges(cfg, codec, p.device), []
     def read(): domains[:] = [open_domain(n, cfg.data, cfg.image, codec, cfg.codec.family, cfg.codec.config, cfg.codec.batch_size) for n in 'AB']
     on_main(p, read)
     if not domains: read()
@@ -145,7 +147,7 @@ def gan_task(cfg:CycleGanConfig,   # resolved
     rules = [read_rule(d) for d in domains]
     if rules[0] != rules[1]: say(f'the pictures of A and B were read by different rules: {rules[0]} and {rules[1]}; the model keeps that of A')
     names = [Path(d.folder).resolve().name for d in domains]
-    task = CycleGanTask(sides, cfg, spec, rules[0], names if names[0] != names[1] else ('A', 'B'), '-'.join(d.fingerprint for d in domains), codec)
+    task = CycleGanTask(sides, cfg, spec, rules[0], names if names[0] != names[1] else ('A', 'B'), '-'.join(d.fingerprint for d in domains), codec, judges)
     tell(task, cfg)
     return task, listed
 
@@ -174,7 +176,7 @@ def init_weights(task:CycleGanTask, path):
     for n in 'GF': load_state(task.get_submodule(n), getattr(m, n).state_dict(), f'model.init: {path}/{n}', 'generator')
     say(f'{path}: weights of G and F taken over; discriminators, optimisers and buffers start anew')
 
-FREE = ('progress.*', *(f'eval.{f.name}' for f in fields(GanEval) if f.name not in ('best', 'every_epochs')))   # what a resumed run may change
+FREE = ('progress.*', *(f'eval.{f.name}' for f in fields(GanEval) if f.name not in ('best', 'every_epochs', 'features')))   # what a resumed run may change
 OVERRIDE = ('optim.*', 'schedule.*', 'epochs', 'steps', 'loss.*', 'preview.*', 'save_*')                       # with --override
 
 def gan_trainer(cfg:CycleGanConfig, task:CycleGanTask, p:Processes, listed:dict)->Trainer:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'PARTS', 'GanData', 'GanImage', 'GanCodec', 'GanModel', 'GanLoss', 'GanBuffer', 'GanOptim', 'GanSchedule',
            'GanPreview', 'GanEval', 'GanProgress', 'CycleGanConfig', 'rate_factor', 'zero_epochs', 'gan_schedule',
-           'check_zero']
+           'check_features', 'check_zero']
 
 # %% ../../nbs/06_trainers/90_cyclegan_settings.ipynb #904f8e46
 import dataclasses as dc
@@ -15,6 +15,7 @@ from typing import Literal
 from fastcore.basics import patch
 from ..core.errors import UsageError, one_of
 from ..core.progress import say
+from ..eval.features import kind_of
 from ..eval.images import Rule
 from ..latents.codec import Codec
 from ..models.cyclegan import ACTIVATIONS, discriminator, generator
@@ -137,8 +138,9 @@ class GanPreview:
 @dataclass
 class GanEval:
     "Which weights are the best; and what `eval translation --config` reads."
-    best: Literal['fd', 'cyc', 'fid'] = 'fd' # by the Fréchet distance of latent statistics, the cycle error, or FID of decoded pictures
-    every_epochs: int = 0            # FID during training, needs VAE and weights; 0: never
+    best: Literal['fd', 'cyc', 'fid', 'last'] = 'fd' # by the Fréchet distance of latent statistics, by the cycle error, by that of decoded pictures (the first of `features`); or the last ones, kept when the run ends
+    every_epochs: int = 0            # decoded pictures are compared every so many epochs, and before the first and after the last; needs the VAE; 0: never
+    features: list[str] = field(default_factory=lambda: ['inception']) # by which networks: inception (FID), squeeze[:FILE], clip:DIR, timm:NAME_OR_DIR
     test_a: str|None = None          # test pictures of A
     test_b: str|None = None
     model: str|None = None           # evaluated model; none: the run's
@@ -239,8 +241,16 @@ def check(self:CycleGanConfig):
     one_of('model.out_activation', self.model.out_activation, ACTIVATIONS)
     for c in self.preview.columns: one_of('preview.columns', c, COLUMNS)
     if not d.length.isdigit(): one_of('data.length', d.length, ('max', 'min', 'a', 'b', 'or a number'))
-    if self.eval.best == 'fid' and not self.eval.every_epochs: raise UsageError('eval.best: fid needs eval.every_epochs, how often it is measured')
+    check_features(self.eval)
     self.model.make(self.model.in_channels or 4, 0)
+
+def check_features(e:GanEval):
+    "Refuse networks that cannot be, or that a figure could not be called by."
+    kinds = [kind_of(f) for f in e.features]
+    if e.every_epochs < 0: raise UsageError(f'eval.every_epochs: {e.every_epochs} is not at least 0')
+    if e.best == 'fid' and not e.every_epochs: raise UsageError('eval.best: fid needs eval.every_epochs, how often it is measured')
+    if e.every_epochs and not kinds: raise UsageError('eval.features: empty, but eval.every_epochs asks for them')
+    if len({*kinds}) < len(kinds): raise UsageError(f'eval.features: {", ".join(e.features)}: one of each kind')
 
 @patch
 def resolved(self:CycleGanConfig)->CycleGanConfig:

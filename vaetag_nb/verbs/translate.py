@@ -91,7 +91,7 @@ class EvalTranslation(OfTranslator):
     tagger: str|None = None           # model folder of a tagger: what was kept of the tags
     ignore_tags: tuple[str, ...] = () # tags that do not count: names, a file with one a line, or `domain`: those that tell the folders apart
     pairs: str|None = None            # known partners: CSV with columns a,b of relative paths, or `name`: equal stems
-    features: tuple[str, ...] = ('inception',) # what sets are compared by: inception (FID), squeeze, clip:DIR, timm:NAME_OR_DIR ...
+    features: tuple[str, ...] = ()    # what sets are compared by: inception (FID), squeeze, clip:DIR, timm:NAME_OR_DIR ...; none: inception
     fid_stats_a: Path|None = None     # statistics of real pictures of A (eval fid-stats), instead of --test-a
     fid_stats_b: Path|None = None     # of B
     lpips: bool = True                # with LPIPS
@@ -134,7 +134,7 @@ def _settings(o):
     text = {k: None if getattr(o, k) is None else str(getattr(o, k)) for k in ('fid_stats_a', 'fid_stats_b')}
     plain = {k: getattr(o, k) for k in TranslationSettings.__dataclass_fields__ if hasattr(o, k)}
     merged = {k: either(k) for k in ('tagger', 'pairs', 'save_images')} | dict(max_images=either('max_images', 0), batch_size=either('batch_size', 8), compact_paths=bool(either('compact_paths')),
-              ignore_tags=either('ignore_tags') or (), lpips=o.lpips and own.get('lpips', True), clip=o.clip and own.get('clip', True))
+              ignore_tags=either('ignore_tags') or (), features=tuple(either('features') or ('inception',)), lpips=o.lpips and own.get('lpips', True), clip=o.clip and own.get('clip', True))
     return own, TranslationSettings(**plain | text | merged)
 
 def _measured(o, own, settings):
