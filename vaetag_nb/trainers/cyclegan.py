@@ -103,6 +103,7 @@ class Preview(Samples):
             if not self.warned: say(f"preview of epoch {t.epoch} failed, training goes on: {' '.join(str(e).split())[:200]}")
             self.warned = True
 
+# %% ../../nbs/06_trainers/96_cyclegan.ipynb #337824da
 class Guard:
     "Warns when the generators are held at the identity."
     order = 60
