@@ -1,7 +1,7 @@
 "Translating and measuring a translator, by the command: what sections 5 to 8 of the contract ask"
 import csv, importlib, json
 from dataclasses import fields
-import numpy as np, pytest
+import numpy as np, pytest, torch
 from PIL import Image
 from vaetag_nb.bucketing import Preprocess
 from vaetag_nb.core.config import build, nested
@@ -20,6 +20,7 @@ from vaetag_nb.models.timm_folder import save_timm
 from vaetag_nb.models.timm_tagger import create, square_of
 from vaetag_nb.recon import check_picture
 from vaetag_nb.trainers.cyclegan_settings import CycleGanConfig
+from vaetag_nb.translate import Translator
 from vaetag_nb.verbs.base import VERBS, shell
 
 importlib.import_module('vaetag_nb.cli')   # registers the verbs
@@ -89,6 +90,27 @@ def test_an_unreadable_picture_counts_nowhere(place, tmp_path):
     status, _, err = measure(place, '--test-a', tmp_path, '--out', tmp_path/'o', '--no-clip')
     s = json.loads((tmp_path/'o/summary.json').read_text())
     assert status == 1 and s['A2B']['count'] == 1 and '2.png' in err and any('2.png: left out' in n for n in s['notes'])
+
+def test_latent_files_are_translated_and_measured_like_the_pictures_behind_them(place, tmp_path):
+    t = Translator.load(place/'m', device='cpu')
+    for d in 'AB':
+        for p in sorted((place/d).rglob('*.*')):
+            z = t.encode(Rule(32).load([p], (32, 32)).images)[0]
+            for kind, x in (('raw', z), ('scaled', dict(latent=t.codec.normalize(z)[None]))):
+                (f := tmp_path/kind/d/p.relative_to(place/d).with_suffix('.pt')).parent.mkdir(parents=True, exist_ok=True)
+                torch.save(x, f)
+    (tmp_path/'raw/A/torn.pt').write_bytes(b'half')
+    status, _, err = shell('translate', *(str(tmp_path/'raw'/f) for f in ('A/x/1.pt', 'A/torn.pt')), '--model', str(place/'m'), '--direction', 'a2b', '--device', 'cpu', '--out', str(tmp_path/'o'))
+    assert status == 1 and 'torn.pt: not a torch file' in err and [p.name for p in (tmp_path/'o').glob('*.png')] == ['1.png']
+    assert np.array_equal(np.asarray(Image.open(tmp_path/'o/1.png')), t([place/'A/x/1.png'])[0].permute(1, 2, 0).numpy())
+    (tmp_path/'raw/A/torn.pt').unlink()
+    def of(name, a, b, *more):
+        status, _, err = measure(place, '--test-a', a, '--test-b', b, '--no-lpips', '--no-clip', *more, '--out', tmp_path/name)
+        return json.loads((tmp_path/name/'summary.json').read_text()) if status == 0 else err
+    raw, scaled = of('r', tmp_path/'raw/A', tmp_path/'raw/B'), of('s', tmp_path/'scaled/A', tmp_path/'scaled/B', '--latents-scaled')
+    assert raw['A2B']['count'] == 2 and raw['A2B']['cycle_l1'] == scaled['A2B']['cycle_l1'] == 0 and any('sources are latents' in n for n in raw['notes'])
+    assert sorted(p.name for p in (tmp_path/'r/gen').rglob('*.png')) == ['1_A2B.png', '1_A2B.png', '1_B2A.png', '2_B2A.png']
+    assert '--latents-scaled' in of('w', tmp_path/'scaled/A', tmp_path/'scaled/B') and not (tmp_path/'w/summary.json').exists()
 
 def test_two_summaries_are_compared(place, tmp_path):
     for d in 'ab': assert measure(place, '--test-a', place/'A', '--out', tmp_path/d, '--no-clip', '--no-lpips')[0] == 0

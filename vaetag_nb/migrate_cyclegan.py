@@ -128,7 +128,7 @@ def original_translator(path,       # epoch_XXXX.pt, last.pt
 def migrate_cyclegan(path, out, vae=None)->dict: # what was made
     "Write a model folder of an old checkpoint."
     m, o = original_translator(path, vae), read_original(path)
-    save_cyclegan(out, m, dict(migrated_from=Path(path).name, epoch=o.epoch))
+    save_cyclegan(out, m, dict(migrated_from=Path(path).name, epoch=o.epoch) | m.meta)
     return dict(out=str(out), generator=m.G.kind, parameters=sum(p.numel() for p in m.G.parameters()), space=m.space, divisor=m.divisor, epoch=o.epoch,
                 vae=(m.codec or {}).get('source') or 'not named: give --vae when it is used', not_used=o.unused)
 

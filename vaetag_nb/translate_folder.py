@@ -15,6 +15,7 @@ from PIL import Image
 from .core.errors import UsageError, VaetagError, naming, one_of
 from .core.io import append_jsonl, atomic_file, check_folder, read_jsonl, save_tensors, write_json
 from .core.progress import track
+from .latent_sources import LatentFiles, latent_source
 from .pictures import to_png
 from .translate import DIRECTIONS, Translator, source_of
 
@@ -53,7 +54,8 @@ def gathered(inputs)->list: # (source, name of each item)
     "Every input as a source; with several, an item is called by its input too."
     inputs = [inputs] if not isinstance(inputs, (list, tuple)) else list(inputs)
     single = [i for i in inputs if not (isinstance(i, (str, Path)) and (Path(i).is_dir() or not str(i)))]
-    parts = ([(source_of(single), '')] if single else []) + [(source_of(i), Path(i).resolve().name) for i in inputs if i not in single]
+    loose = [i for i in single if latent_source([i])]
+    parts = [(source_of(x), '') for x in (loose, [i for i in single if i not in loose]) if x] + [(source_of(i), Path(i).resolve().name) for i in inputs if i not in single]
     out, many, taken = [], len(parts) > 1, Counter()
     for src, name in parts:
         taken[name] += 1
@@ -83,7 +85,7 @@ def write_picture(path, image): # uint8 (3, H, W)
 
 # %% ../nbs/08na_translate_folder.ipynb #c405e11f
 def translate_folder(t:Translator,
-                     inputs,          # picture, folder or store of latents, or a list of these
+                     inputs,          # picture or latent file, folder of either, store of latents, or a list of these
                      direction,       # a2b or b2a
                      out,             # folder
                      latents=False,   # write raw latents (safetensors, key `latent`) instead of pictures
@@ -99,6 +101,7 @@ def translate_folder(t:Translator,
     if not (latents and all(s.latent for s, _ in parts)): t.codec          # a VAE that is missing is said before the work
     key = dict(model=t.fingerprint, direction=direction, latents=latents, vae=(t.model.codec or {}).get('fingerprint') or ('codec' in vars(t) and t.codec.fingerprint) or None,
                rule=t.rule.to_dict() if 'codec' in vars(t) else None, sample=t.sample, precision=t.precision)
+    if any(isinstance(s, LatentFiles) for s, _ in parts): key['latents_scaled'] = t.latents_scaled
     old = _held(out, json.loads(json.dumps(key)), overwrite)
     names = [n for _, own in parts for n in own]
     files, at, rep = dict(zip(names, output_names(names, '.safetensors' if latents else '.png'))), 0, TranslateReport()

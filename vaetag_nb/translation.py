@@ -145,7 +145,7 @@ def check_strict(ways, sides, o):
 
 # %% ../nbs/08q_translation.ipynb #aac30bc1
 def evaluate_translation(model,            # `Translator`, model folder or run folder
-                         test_a=None, test_b=None, # folders of pictures, or stores of latents
+                         test_a=None, test_b=None, # folders of pictures or of latent files, or stores of latents
                          image=None,       # one picture, translated both ways
                          image_a=None, image_b=None, # or one a direction
                          direction='both', # both, a2b or b2a

@@ -22,6 +22,7 @@ def eval_settings(path)->dict: # the keys of `GanEval` that the file has; `model
     said = d.get('eval') or {}
     out = {k: getattr(cfg.eval, k) for k in said if getattr(cfg.eval, k) is not None}
     if 'model' not in out and 'out' in d: out['model'] = cfg.out
+    if 'latents_scaled' in (d.get('data') or {}): out['latents_scaled'] = cfg.data.latents_scaled
     codec = cfg.codec
     if codec.vae: out['vae'] = str(Path(codec.vae)/codec.subfolder) if codec.subfolder else codec.vae
     return out

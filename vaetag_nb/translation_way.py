@@ -28,7 +28,7 @@ from .translation_parts import PICTURE, Judges, TranslationSettings, pair_figure
 class Side:
     "One domain's pictures under test: what was read, what is looked at."
     def __init__(self, letter:str, # a or b
-                 path=None,        # folder or store; `None`: there is none
+                 path=None,        # folder of pictures or latents, or store; `None`: there is none
                  image=None,       # or a single picture
                  limit=0):         # pictures at most, the first; 0: all
         self.letter, self.path, self.single, self.src = letter, str(path or image or '') or None, image is not None, None
@@ -48,7 +48,7 @@ class Side:
 
     def fingerprint(self)->str|None: # of the pictures, by name and content
         if self.src is None: return None
-        if self.src.latent: return hash_json([self.src.store.fingerprint, self.names])
+        if self.src.latent: return self.src.fingerprint(self.rows)
         return hash_json([[self.name(i), hash_file(self.src.pictures[i].file)] for i in self.rows if i not in self.src.failed])
 
     def features(self, t:Translator, ex, o)->np.ndarray: # (n, D)

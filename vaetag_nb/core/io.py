@@ -220,7 +220,8 @@ def _no_pickle(path)->str|None:
 
 def load_pickle(path, trust=False): # `trust`: let the pickle run what it wants; only for a file that its user vouches for
     "The content of a torch pickle of tensors and plain containers; anything that would run code is refused."
-    with naming(path), open(path, 'rb'): pass
+    with naming(path), open(path, 'rb') as f:
+        if not f.read(1): raise VaetagError(f'{path}: not a torch file, but an empty one')
     if trust: say(f'{path}: opened on trust: whatever code this pickle holds runs now')
     try:
         with warnings.catch_warnings(): # torch's remarks about protocols are no news to the user

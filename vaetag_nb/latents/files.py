@@ -87,6 +87,7 @@ def fitting(channels:int)->list[str]:
 def scale_fault(std:float,             # of the numbers in the files
                 convention,            # way to model space, or `None`
                 scaled:bool,           # whether they are declared to be model space
+                then=None,             # what to do about it; `None`: what the settings of a training have for it
                 )->str|None:
     "Why latents are not what they are declared to be, or `None`."
     if convention is None: return None
@@ -98,8 +99,9 @@ def scale_fault(std:float,             # of the numbers in the files
     declared, other = (model, raw) if scaled else (raw, model)
     if 1/t <= declared <= t or not 1/t <= other <= t: return None
     words = ('scaled', 'raw') if scaled else ('raw', 'scaled')
+    then = then or f'set data.latents_scaled: {str(not scaled).lower()}, or data.allow_scale_mismatch: true to go on'
     return (f'the latents look {"unscaled" if scaled else "scaled"}: their std is {std:.4g}; taken as {words[0]}, as declared, model space has a std of {declared:.3g}, '
-            f'taken as {words[1]} {other:.3g} (about 1 is right, {1/t:.3g} to {t:.3g} passes); set data.latents_scaled: {str(not scaled).lower()}, or data.allow_scale_mismatch: true to go on')
+            f'taken as {words[1]} {other:.3g} (about 1 is right, {1/t:.3g} to {t:.3g} passes); {then}')
 
 # %% ../../nbs/03_latents/70_files.ipynb #8d48f62d
 def _key(folder, files, states, scaled, convention):

@@ -110,7 +110,7 @@ def original_cyclegan(path,           # checkpoint
     o = read_original(path)
     d = o.cfg.get('data') if isinstance(o.cfg.get('data'), dict) else {}
     space = 'model' if d.get('latents_scaled') else 'raw'
-    m = CycleGan(o.G.eval(), o.F.eval(), space, float(d.get('latent_divisor') or 1.), codec, preprocess, domains or dict(a='A', b='B'))
+    m = CycleGan(o.G.eval(), o.F.eval(), space, float(d.get('latent_divisor') or 1.), codec, preprocess, domains or dict(a='A', b='B'), meta=dict(latents_scaled=space == 'model'))
     m.spaces     # a space that needs a convention has one
     return m
 

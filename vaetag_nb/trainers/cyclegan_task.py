@@ -219,4 +219,5 @@ def model(self:CycleGanTask, metrics=None)->CycleGan:
 def save_best(self:CycleGanTask, folder, trainer):
     "Write a model folder."
     finite = {k: v for k, v in trainer.metrics.items() if np.isfinite(v)}
-    save_cyclegan(folder, self.model(finite), dict(step=trainer.step))
+    files = dict(latents_scaled=self.cfg.data.latents_scaled) if 'source' in self.sides.a.store.meta else {}    # what latent files were
+    save_cyclegan(folder, self.model(finite), dict(step=trainer.step) | files)

@@ -23,20 +23,21 @@ class OfTranslator:
     filter: Literal['lanczos', 'bicubic', 'bilinear']|None = None # of the resize
     sample: bool = False              # draw the latent from the posterior, by the file's hash; else it is its mean
     batch_size: int = 8               # pictures computed at once
+    latents_scaled: bool|None = None  # latent files (.pt, .npy, .safetensors) hold model space; none: as those that the model was trained on, else raw latents
     device: str|None = None           # cpu, cuda; none: the best there is
     precision: Literal['fp32', 'bf16'] = 'fp32' # of the arithmetic
     overwrite: bool = False           # replace what another run has left in --out
     def translator(self, path):
         "The translator at a path, as the flags say."
         from vaetag_nb.translate import Translator
-        return Translator.load(path, self.vae, self.device, size=self.image_size, fit=self.fit, filter=self.filter, sample=self.sample, precision=self.precision)
+        return Translator.load(path, self.vae, self.device, size=self.image_size, fit=self.fit, filter=self.filter, sample=self.sample, precision=self.precision, latents_scaled=self.latents_scaled)
 
 # %% ../../nbs/11_verbs/45_translate.ipynb #415b93e2
 @verb('translate')
 @dataclass(kw_only=True)
 class Translate(OfTranslator):
-    "Translate pictures, folders or stores of latents from one domain to the other."
-    inputs: named(tuple[str, ...], 'INPUT') # pictures, folders of pictures, stores of latents
+    "Translate pictures or latents from one domain to the other."
+    inputs: named(tuple[str, ...], 'INPUT') # pictures or latents (.pt, .npy, .safetensors), folders of either, stores of latents
     model: Path                       # model folder or run folder
     direction: Literal['a2b', 'b2a']  # which way
     out: Path                         # folder for the results, and translation.jsonl: what was made of what
@@ -44,7 +45,7 @@ class Translate(OfTranslator):
     skip_errors: bool = False         # unreadable inputs do not make the exit status 1
     def __call__(self):
         from vaetag_nb.translate_folder import translate_folder
-        if not self.inputs: raise UsageError('INPUT: give a picture, a folder or a store of latents')
+        if not self.inputs: raise UsageError('INPUT: give pictures or latents: files, folders, stores')
         lost = [i for i in self.inputs if not Path(i).exists()]
         if lost: raise UsageError(f'{lost[0]}: no such picture or folder') if len(lost) == len(self.inputs) else UsageError(f'{lost[0]}: no such picture or folder; nothing was begun')
         r = translate_folder(self.translator(self.model), list(self.inputs), self.direction, self.out, self.latents, self.batch_size, self.overwrite)
@@ -79,7 +80,7 @@ class EvalTranslation(OfTranslator):
     "Measure a translator: content, cycle, tags, distance to the other domain, each beside what the VAE alone gives."
     model: named(Path|None, '[MODEL]') = None # model folder or run folder; none: eval.model of --config, else its out
     config: Path|None = None          # YAML of the run: what no flag says is taken from its section `eval`
-    test_a: str|None = None           # folder of test pictures of A, or a store of latents
+    test_a: str|None = None           # folder of test pictures or latents (.pt, .npy, .safetensors) of A, or a store of latents
     test_b: str|None = None           # of B; without it only A is translated, and there is no distance
     image: Path|None = None           # one picture, both ways
     image_a: Path|None = None         # or one of A
@@ -128,7 +129,7 @@ def _settings(o):
         if getattr(o, k): say(f'--{k.replace("_", "-")}: without effect: {why}')
     own = eval_settings(o.config) if o.config else {}
     either = lambda k, last=None: own.get(k, last) if getattr(o, k) in (None, ()) else getattr(o, k)
-    o.vae, o.image_size, o.fit, o.filter, o.device, o.model = (either(k) for k in ('vae', 'image_size', 'fit', 'filter', 'device', 'model'))
+    for k in ('vae', 'image_size', 'fit', 'filter', 'device', 'model', 'latents_scaled'): setattr(o, k, either(k))
     if o.model is None: raise UsageError('MODEL: give a model folder or a run folder, or --config')
     o.clip_model = clip_in(either('clip_cache'), either('clip_model'))
     text = {k: None if getattr(o, k) is None else str(getattr(o, k)) for k in ('fid_stats_a', 'fid_stats_b')}
