@@ -16,17 +16,17 @@ from ..core.errors import UsageError, nearest
 from .base import Outcome, verb
 
 # %% ../../nbs/11_verbs/70_publish.ipynb #828d456a
-FORMATS = ['latent-onnx', 'wd', 'timm', 'generic']
+FORMATS = ['latent-onnx', 'wd', 'timm', 'generic', 'onnx']
 
 @verb('export')
 @dataclass(kw_only=True)
 class Export:
-    "Write a trained tagger in a form that other programs load."
+    "Write a trained tagger, or a latent CycleGAN (onnx), in a form that other programs load."
     src: Positional[Path]              # run folder, of which the best model is taken, or a model folder
-    format: str                        # latent-onnx, wd, timm, generic, or several such as wd,timm
+    format: str                        # latent-onnx, wd, timm, generic, or several such as wd,timm; of a latent CycleGAN: onnx
     out: Path|None = None              # folder to write; of several formats each gets one in it
     check_only: Path|None = None       # write nothing: compare this folder, exported before, with the model
-    space: Literal['model', 'raw'] = 'model' # latent-onnx: what goes in; raw is the posterior mean as the VAE gives it
+    space: Literal['model', 'raw']|None = None # latent-onnx, onnx: what goes in; raw is the posterior mean as the VAE gives it; none: model, where scale and shift are known
     latent_size: str|None = None       # latent-onnx: height,width in cells, for networks that do not take any size
     size: int = 448                    # wd, and of latent taggers generic: side of the squares that clients bring, pixels; two wd clients can 448 only
     native_size: bool = False          # wd: the input takes the network's own size, with no resize in the graph
@@ -35,7 +35,7 @@ class Export:
     vae: str|None = None               # of latent taggers wd, generic: the VAE, where it is not where the model folder says
     pictures: Path|None = None         # wd, timm, generic: folder of pictures to compare on, besides six that are made up
     title: str|None = None             # wd, timm, generic: of the card
-    tolerance: float|None = None       # largest difference of probabilities between ONNX and PyTorch; none: 1e-4, with fp16 5e-3
+    tolerance: float|None = None       # largest difference of probabilities (onnx: of latents) between ONNX and PyTorch; none: 1e-4, with fp16 5e-3 (5e-2)
 
     def __call__(self):
         formats = [f.strip() for f in self.format.split(',')]
@@ -43,6 +43,7 @@ class Export:
             if f not in FORMATS: raise UsageError(f'--format {f}: cannot be written.{nearest(f, FORMATS)}')
         if (self.out is None) == (self.check_only is None): raise UsageError('give either --out or --check-only')
         if len(set(formats)) < len(formats) or (self.check_only and len(formats) > 1): raise UsageError(f'--format {self.format}: one at a time')
+        self.fits(formats)
         if self.check_only: return outcome([self.check(formats[0])])
         return outcome([self.export(f, self.out if len(formats) == 1 else self.out/f) for f in formats])
 
@@ -55,18 +56,32 @@ def size_in_cells(self:Export)->tuple|None: # (h, w)
     return tuple(map(int, re.split('[,x]', self.latent_size)))
 
 @patch
+def fits(self:Export, formats):
+    "Refuse the formats of taggers for a translator, and that of translators for a tagger."
+    from vaetag_nb.models.cyclegan_folder import is_cyclegan
+    gan = is_cyclegan(self.src)
+    odd = [f for f in formats if (f == 'onnx') != gan]
+    if odd and self.src.is_dir(): raise UsageError(f'--format {odd[0]}: {self.src} is ' + ('no latent CycleGAN; formats of taggers are latent-onnx, wd, timm, generic' if odd[0] == 'onnx' else 'a latent CycleGAN; its format is onnx'))
+
+@patch
 def export(self:Export, format, out)->dict:
     "Write one format."
     half, size = self.weights == 'fp16', self.size_in_cells()
+    if format == 'onnx':
+        from vaetag_nb.publish.translators import export_translator
+        return export_translator(self.src, out, self.space, self.tolerance, half)
     if format == 'latent-onnx':
         from vaetag_nb.publish.onnx import export_latent
-        return export_latent(self.src, out, self.space, size, self.tolerance, half)
+        return export_latent(self.src, out, self.space or 'model', size, self.tolerance, half)
     from vaetag_nb.publish.export import export_pixels
     return export_pixels(self.src, out, format, self.size, self.native_size, self.vae, half, not self.no_pad, self.pictures, self.tolerance, self.title)
 
 @patch
 def check(self:Export, format)->dict:
     "Compare what was exported before."
+    if format == 'onnx':
+        from vaetag_nb.publish.translators import check_translator
+        return dict(folder=str(self.check_only), checks=check_translator(self.src, self.check_only, self.tolerance))
     if format == 'latent-onnx':
         from vaetag_nb.publish.onnx import check_latent
         return dict(folder=str(self.check_only), checks=check_latent(self.src, self.check_only, self.tolerance))
@@ -75,7 +90,8 @@ def check(self:Export, format)->dict:
 
 def outcome(done:list)->Outcome: # a dict for each folder
     "What was done, for people and as figures."
-    said = [checks_table(x['checks']) + (f'\n\n{x["out"]}: {x["tags"]} tags, model.onnx of {x["bytes"]:,} bytes' if 'out' in x else '') for x in done]
+    wrote = lambda x: f'A2B.onnx and B2A.onnx, {sum(x["bytes"].values()):,} bytes, of latents in space {x["space"]}' if 'tags' not in x else f'{x["tags"]} tags, model.onnx of {x["bytes"]:,} bytes'
+    said = [checks_table(x['checks']) + (f'\n\n{x["out"]}: {wrote(x)}' if 'out' in x else '') for x in done]
     ok = all(c['measured'] <= c['limit'] for x in done for c in x['checks'])
     return Outcome(done[0] if len(done) == 1 else dict(folders=done), '\n\n'.join(said), int(not ok))
 
