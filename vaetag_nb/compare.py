@@ -205,7 +205,9 @@ def write_comparison(c:Comparison, folder)->list: # files
 def _result_file(path):
     "(metrics, settings) of one file"
     d = read_json(path)
-    if isinstance(d, dict) and isinstance(d.get('metrics'), dict): return d['metrics'], dict(kind=d.get('kind'), settings=d.get('settings') or {}, counts=d.get('counts') or {})
+    if isinstance(d, dict) and isinstance(d.get('metrics'), dict):
+        free = ('metrics', 'per_class', 'bootstrap', 'vae', 'convention', 'dtype')   # what else was asked for, and the VAE that is under test
+        return d['metrics'], dict(kind=d.get('kind'), settings={k: v for k, v in (d.get('settings') or {}).items() if k not in free}, counts=d.get('counts') or {})
     if isinstance(d, dict) and isinstance(d.get('A2B'), dict) and isinstance(d.get('B2A'), dict):      # of eval translation
         ways, number = {w: d[w] for w in ('A2B', 'B2A')}, ('count', 'n_ref')
         return {f'{w}.{k}': v for w, m in ways.items() for k, v in m.items() if k not in number}, dict(kind='translation', settings=d.get('settings') or {}, counts={w: {k: m.get(k) for k in number} for w, m in ways.items()})
@@ -220,7 +222,9 @@ def compare_files(paths, force=False)->tuple: # table, {setting: values} that di
     got = {str(p): _result_file(p) for p in paths}
     if len(got) < len(paths): raise UsageError(f'{next(str(p) for i, p in enumerate(paths) if str(p) in [*map(str, paths[:i])])}: the same file twice; compare it with another')
     (first, (_, base)), *others = got.items()
-    odd = {k: {first: a, n: b} for n, (_, s) in others for k, (a, b) in differences(base, s).items()}
+    odd = {}
+    for n, (_, s) in others:
+        for k, (a, b) in differences(base, s).items(): odd.setdefault(k, {first: a})[n] = b
     if odd and not force:
         said = '; '.join(f'{k}: {", ".join(f"{n} {v!r}" for n, v in d.items())}' for k, d in odd.items())
         raise VaetagError(f'these results cannot be compared: {said} (--force shows them all the same)')

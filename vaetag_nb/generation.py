@@ -84,7 +84,8 @@ def rule_for(gen:Side, ref:Side, size=None, fit=None, filter='lanczos')->tuple: 
     if fit not in (None, 'none'): raise UsageError(f'fit {fit}: give the size, pixels' if fit != 'floor' else 'fit floor: is for VAEs; give crop, pad, squash or none')
     if ref.stats is not None and fit is None:
         said = load_stats(ref.stats).said.get('preprocess')
-        return (Rule(**{k: tuple(v) if isinstance(v, list) else v for k, v in said.items() if k != 'bits'}), []) if said else (Rule(fit='none'), [])
+        try: return (Rule(**{k: tuple(v) if isinstance(v, list) else v for k, v in said.items() if k != 'bits'}), []) if said else (Rule(fit='none'), [])
+        except (TypeError, UsageError) as e: raise VaetagError(f'{ref.stats}: its pictures were read in a way that is not known here: {said}') from e
     w, h, _ = image_sizes(gen.files)
     sizes = {(int(a), int(b)) for a, b in zip(w, h) if a > 0}
     if fit is None and len(sizes) == 1: w, h = next(iter(sizes)); return Rule(w if w == h else (w, h), 'crop', filter), []
@@ -119,6 +120,7 @@ class GenerationSettings:
     def check(self):
         "Refuse what can never be computed."
         for m in self.metrics: one_of('metrics', m, ALL)
+        if not self.metrics: raise UsageError(f'metrics: give at least one of {", ".join(ALL)}')
         for n in ('k', 'splits', 'batch_size'):
             if getattr(self, n) < 1: raise UsageError(f'{n} {getattr(self, n)}: at least 1')
         kinds = [kind_of(s) for s in reportable(self.features)]
@@ -167,11 +169,13 @@ def _foreseen(nets, why, n_gen, n_ref, lone, o, train, test, alike)->dict: # {me
     out = pixels.lacking(o.metrics, alike, lone)
     for name, ex in nets.items():
         mine = {k: why[name] for k in metric_names(o.metrics, name, suffix_of(name))} if ex is None else missing(n_gen, n_ref, lone, name, suffix_of(name), o.metrics, o.k)
-        if 'is' in o.metrics and (ex is None and name == 'fid' or hasattr(ex, 'probabilities')):
+        if 'is' in o.metrics and (ex is None and name in ('fid', 'fd_timm') or hasattr(ex, 'probabilities')):
             reason = why[name] if ex is None else f'is needs at least {o.splits} images, one a split, got {n_gen}' if n_gen < o.splits else None
             if reason: mine |= {f'{k}{suffix_of(name)}': reason for k in ('is', 'is_std')}
         if train is not None and ex is not None and test is not None and len(test.files) < 20: mine[f'memorised{suffix_of(name)}'] = f'memorised needs at least 20 test images, got {len(test.files)}'
         out |= mine
+    if 'is' in o.metrics and not any(hasattr(ex, 'probabilities') or ex is None and n in ('fid', 'fd_timm') for n, ex in nets.items()):
+        out |= {f'{k}{suffix_of(next(iter(nets)))}': f'is needs class probabilities, which {", ".join(n.removeprefix("fd_") for n in nets)} does not give' for k in ('is', 'is_std')}
     return out
 
 # %% ../nbs/08m_generation.ipynb #6e000016
@@ -188,7 +192,8 @@ class Generation:
     def __str__(self):
         r, rows, null = self.result, [], {}
         for k, v in r.reasons.items(): null.setdefault(v, []).append(k)
-        rows = [f'{k:{max(map(len, r.metrics))}}  {v:.6g}' for k, v in r.metrics.items() if v is not None] + [f'{", ".join(k)}: none: {v}' for v, k in null.items()]
+        halves = lambda k: f'  (halves of {r.counts["n_floor"]})' if k.endswith('_floor') else ''
+        rows = [f'{k:{max(map(len, r.metrics))}}  {v:.6g}{halves(k)}' for k, v in r.metrics.items() if v is not None] + [f'{", ".join(k)}: none: {v}' for v, k in null.items()]
         return '\n'.join([f'{r.counts["n_gen"]} generated, {r.counts["n_ref"] or "?"} reference, {len(self.failed)} failed', *rows, *r.notes,
                           *([] if self.table is None else [self.table.to_string(index=False, na_rep='', float_format='{:.4g}'.format)])])
 
@@ -276,13 +281,14 @@ def evaluate_generation(gen,           # folder of generated pictures
         f = found[name]
         m, why = _measure(name, ex, f['gen'].x, stats.get(name) or f['ref'].x, o)
         r.metrics |= m; r.reasons |= why
-        if name in m: r.notes += bias_note(name, min(len(f['gen'].x), n_ref or len(f['gen'].x)), ex.dim)
+        if m.get(name) is not None: r.notes += bias_note(name, min(len(f['gen'].x), n_ref or len(f['gen'].x)), ex.dim)
         if train is not None: _find_copies(done, name, f, gen, train)
     sides = {k: (f.kept, f.errors) for k, f in next(iter(found.values()), {}).items()}
     if pixels.pixel_names(o.metrics):
         m, why, seen = _glances(gen, ref, rule, o, deal)
         r.metrics |= m; r.reasons |= why; sides = seen | sides
-    r.reasons |= {k: v for k, v in foreseen.items() if r.metrics.get(k, 0) is None and k not in r.reasons}
+    r.metrics |= {k: None for k in foreseen if k not in r.metrics}
+    r.reasons |= {k: v for k, v in foreseen.items() if r.metrics[k] is None and k not in r.reasons}
     done.failed = {f'{k}/{s.names[i]}': why for k, s in dict(gen=gen, ref=ref, train=train, test=test).items() if k in sides for i, why in sides[k][1].items()}
     if o.per_class and found: done.class_by_class(_per_class(gen, ref, found, nets, o))
     kept = {k: len(at) for k, (at, _) in sides.items()}

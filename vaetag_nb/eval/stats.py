@@ -50,13 +50,16 @@ def _fields(path)->dict:
         if not isinstance(z, np.lib.npyio.NpzFile): raise VaetagError(f'{path}: no npz file of statistics')
         with z: return {k: z[k] for k in z.files}
     except (ValueError, EOFError, zipfile.BadZipFile, KeyError) as e:
-        raise VaetagError(f'{path}: ' + ('holds objects, which are not opened' if 'allow_pickle' in str(e) and zipfile.is_zipfile(path) else f'no npz file of statistics: {" ".join(str(e).split())[:100]}')) from e
+        why = 'no npz file of statistics' if not zipfile.is_zipfile(path) else 'holds objects, which are not opened' if 'allow_pickle' in str(e) else f'no npz file of statistics: {" ".join(str(e).split())[:100]}'
+        raise VaetagError(f'{path}: {why}') from e
 
 def _said(z, path)->dict:
     "The words in a file"
     out = {k: str(z[k]) for k in ('mode', 'extractor', 'weights_sha256', 'fingerprint', 'preprocess') if k in z}
-    try: return out | ({'preprocess': json.loads(out['preprocess'])} if 'preprocess' in out else {}) | dict(dim=len(z['mu']))
+    try: rule = json.loads(out.get('preprocess', '{}'))
     except ValueError as e: raise VaetagError(f'{path}: preprocess is no JSON: {out["preprocess"][:60]}') from e
+    if not isinstance(rule, dict): raise VaetagError(f'{path}: preprocess is no mapping: {out["preprocess"][:60]}')
+    return out | ({'preprocess': rule} if 'preprocess' in out else {}) | dict(dim=len(z['mu']))
 
 def misfits(have:dict, want:dict)->list:
     "What differs between what a file says and what is needed, a phrase each; what the file does not say is not compared."
@@ -72,9 +75,9 @@ def load_stats(path,         # .npz
     "Mean and covariance from a file, checked."
     z = _fields(path)
     if lost := [k for k in ('mu', 'sigma') if k not in z]: raise VaetagError(f'{path}: no file of statistics: it has no {lost[0]}')
-    try: s = FeatureStats.of_moments(z['mu'], z['sigma'], z.get('count'))
+    try: s, dim = FeatureStats.of_moments(z['mu'], z['sigma'], z.get('count')), int(z.get('dim', len(z['mu'])))
     except (VaetagError, ValueError, TypeError) as e: raise VaetagError(f'{path}: {e}') from e
-    if 'dim' in z and int(z['dim']) != s.dim: raise VaetagError(f'{path}: says dim {int(z["dim"])}, but mu has {s.dim} numbers')
+    if dim != s.dim: raise VaetagError(f'{path}: says dim {dim}, but mu has {s.dim} numbers')
     s.said, s.notes = _said(z, path), []
     if odd := misfits(s.said, {k: v for k, v in (want or {}).items() if v not in (None, '')}): raise VaetagError(f'{path}: does not fit: {"; ".join(odd)}; --recompute rebuilds it')
     if not s.said.get('fingerprint'):

@@ -44,26 +44,28 @@ def weight_folders()->dict: # {how messages call it: folder, or `None` where it 
     own = os.environ.get('VAETAG_WEIGHTS')
     return {'$VAETAG_WEIGHTS': Path(own).expanduser() if own else None, '$TORCH_HOME/hub/checkpoints': Path(torch.hub.get_dir())/'checkpoints'}
 
-def missing_reason(w:WeightFile)->str:
+def missing_reason(w:WeightFile,
+                   metric='', flag='')->str: # other ones than those of the file, where something else needs it
     "One line: metric, file, the three places, the flag. It names no folder of this machine, so that results compare."
     where = [f'{k}{"" if f else " (not set)"}' for k, f in weight_folders().items()]
-    return f'{w.metric} needs {w.file}: not given by {w.flag}, not in {", not in ".join(where)}; --download fetches it'
+    return f'{metric or w.metric} needs {w.file}: not given by {flag or w.flag}, not in {", not in ".join(where)}; --download fetches it'
 
 # %% ../../nbs/07_eval/09_weights.ipynb #e6f57030
 def find_weights(name:str,       # key of `WEIGHTS`
                  given=None,     # path of the file, or of a folder that holds it
                  download=False, # whether the network may be asked
+                 metric='', flag='', # as for `missing_reason`
                  )->Path:
     "The file of a metric's weights; `Unavailable` says what is missing."
     w = weight_file(name)
     if given is not None:
         p = Path(given).expanduser()
         p = p/w.file if p.is_dir() else p
-        if not p.is_file(): raise VaetagError(f'{w.flag} {given}: there is no {"file " + w.file + " in it" if p.name == w.file and Path(given).is_dir() else "such file"}')
+        if not p.is_file(): raise VaetagError(f'{flag or w.flag} {given}: there is no {"file " + w.file + " in it" if p.name == w.file and Path(given).is_dir() else "such file"}')
         return p
     for folder in weight_folders().values():
         if folder and (folder/w.file).is_file(): return folder/w.file
-    if not download: raise Unavailable(missing_reason(w))
+    if not download: raise Unavailable(missing_reason(w, metric, flag))
     return fetch(w)
 
 # %% ../../nbs/07_eval/09_weights.ipynb #8ba61fe0

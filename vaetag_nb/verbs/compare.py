@@ -40,7 +40,8 @@ class EvalCompare(FromData):
         if self.truth is None:
             if any(p.suffix != '.json' for p in self.models): raise UsageError('--truth: give the labelled pictures; without it only result files (JSON) are compared')
             t, odd = compare_files(self.models, self.force)
-            return Outcome(dict(table=t.to_dict('list'), differing=odd), t.to_string(index=False))
+            heads = [f'{k}: {", ".join(f"{n} {v!r}" for n, v in d.items())}' for k, d in odd.items()]
+            return Outcome(dict(table={k: [None if v != v else v for v in c] for k, c in t.to_dict('list').items()}, differing=odd), '\n'.join([*heads, t.to_string(index=False, na_rep='')]))
         from vaetag_nb.contenders import contenders
         from vaetag_nb.core.io import check_folder
         from vaetag_nb.eval.resample import check_numbers
