@@ -188,3 +188,14 @@ def test_the_distance_is_that_of_the_matrix_root(n, m):
     s, t = np.cov(a.T), np.cov(b.T)
     want = ((a.mean(0) - b.mean(0))**2).sum() + np.trace(s) + np.trace(t) - 2*np.trace(sqrtm(s@t)).real
     assert frechet_distance(a, b) == pytest.approx(want, rel=1e-9 if min(n, m) > 64 else 1e-4)
+
+def test_a_plain_folder(scenes, tmp_path, capsys):
+    "Pictures without tags, in sub-folders or not"
+    (tmp_path/'p/x').mkdir(parents=True)
+    for i, f in enumerate(sorted((scenes/'images').iterdir())[:3]): shutil.copy(f, tmp_path/('p/x' if i else 'p')/f.name)
+    args = ['eval', 'recon', '--metrics', 'psnr', '--bootstrap', '0', '--data']
+    assert run([*args, str(tmp_path/'p'), '--out', str(tmp_path/'o')]) == 0
+    assert pd.read_csv(tmp_path/'o/reconstruction.csv')['id'].tolist() == ['000000.png', 'x/000001.png', 'x/000002.png']
+    (tmp_path/'q').mkdir(); capsys.readouterr()
+    assert run([*args, str(tmp_path/'q')]) == 1 and 'no images found under' in capsys.readouterr().err
+    assert run(['eval', 'recon', '--data', str(tmp_path/'p'), '--metrics']) == 2

@@ -30,6 +30,7 @@ from .models.timm_folder import TimmModel, said_factors, threshold_rule
 from .networks import scores_of
 from .results import category_name
 from .sources import gather, measure
+from .trainers.processes import dealt
 
 # %% ../nbs/08a_evaluate.ipynb #d8641cb5
 @patch
@@ -43,9 +44,12 @@ def score_table(self:Tagger,
     row = {id(p): i for i, p in enumerate(pictures)}
     failed = {row[id(p)]: p.error for p in pictures if p.error}
     if failed: yield np.array([], int), np.zeros((0, len(self.vocab)), np.float32), failed
-    for batch, scores, errors in self.run(self.batches(pictures, batch_size)):
-        rows, ok = np.array([row[id(p)] for p in batch]), np.array([i not in errors for i in range(len(batch))])
-        yield rows[ok], scores[ok], {int(rows[i]): why for i, why in errors.items()}
+    p = self.processes
+    def scored(batches):
+        for batch, scores, errors in self.run(batches):
+            rows, ok = np.array([row[id(p)] for p in batch]), np.array([i not in errors for i in range(len(batch))])
+            yield rows[ok], scores[ok], {int(rows[i]): why for i, why in errors.items()}
+    yield from dealt(p, scored(self.batches(pictures, batch_size)[slice(None) if p is None else slice(p.rank, None, p.world)]))
 
 # %% ../nbs/08a_evaluate.ipynb #3baaf7cd
 def measure_tagger(tagger:Tagger, table,
@@ -195,6 +199,7 @@ def calibrated(tagger, table, name, at, mode, batch_size, min_positives, limit=1
     if edge := [category_name(c) for c, v in t.items() if v in (1/LIMIT, LIMIT)]: say(f"temperature: {', '.join(edge)}: as far as it may go; these pictures tell too little of how sure the scores should be")
     meta = tagger.model.meta | dict(temperature=dict(split=name, category={str(c): v for c, v in t.items()}))
     new = Tagger(dc.replace(tagger.model, meta=meta), tagger.folder, device=tagger.device)
+    new.processes = tagger.processes
     return new, logits.again(new.model), {k: before[k] for k in SURE}
 
 def said_temperature(t:dict)->str: # `temperature` of a summary
@@ -240,10 +245,12 @@ def evaluate_tagger(model,               # model folder
                     device=None,         # cpu, cuda; none: the best there is
                     inputs=None,         # what was given, for the files; none: `name`
                     overwrite=False,     # whether the result of another run in `out` may be replaced
+                    processes=None,      # `Processes`: each takes its share of the batches, the first one writes
                     )->Report:
     "Measure a model folder on a table, and write what `Report.write` writes."
     check_numbers(draws, batch_size)
     tagger, more = Tagger.load(model_folder(model), device=device), dict(keep_unlabelled=keep_unlabelled, strict=strict, max_bad=max_bad, closed=closed)
+    tagger.processes, main = processes, processes is None or processes.main
     if fit and thresholds != 'auto': raise UsageError('--fit-thresholds finds them; leave out --thresholds')
     if thresholds != 'auto' and rule != 'auto': raise UsageError(f"--rule {rule} picks among the model's thresholds; leave out --thresholds")
     if rule == 'mcut': raise UsageError('--rule mcut finds a threshold for each picture, metrics need one for each tag; give auto, tag, category or global')
@@ -265,7 +272,7 @@ def evaluate_tagger(model,               # model folder
         if not m.counts[2][m.categories != 9].any(): raise VaetagError(f'{name}: no tag has a positive: no thresholds can be fitted, nothing was changed')
         th = fit_thresholds(m, objective=objective, min_positives=min_positives, fallback=fallback, split=name, ratings=False)
         m = recounted(m, th) if isinstance(m.scores, ExactScores) else measure_tagger(tagger, table, th, mode, batch_size, scored=scored, quiet=True, **more)
-    if fit or temperature: adopt(model, th if fit else None, tagger.model.meta['temperature'] if temperature else None)
+    if main and (fit or temperature): adopt(model, th if fit else None, tagger.model.meta['temperature'] if temperature else None)
     rep = m.compute()
     if isinstance(tagger.model, TimmModel) and (heat := tagger.model.meta.get('temperature')):
         rep.summary['temperature'] = heat | (dict(before=before, after={k: rep[k] for k in SURE}) if temperature else {})
@@ -274,11 +281,11 @@ def evaluate_tagger(model,               # model folder
         rep.summary['threshold_source'] = "the model's own" + (f', fitted on {s}' if (s := (tagger.model.thresholds or {}).get('split')) else '')
         if rule != 'auto': rep.summary['threshold_source'] += f', level {rule}'
     if draws: bootstrap(rep, draws, seed)
-    if doubt: doubt.thresholds = m.thresholds; write_csv(suspects, doubt.table())
-    if save: save_scores(save, kept_scores(tagger, kept, m.thresholds if fit else own))
+    if doubt and main: doubt.thresholds = m.thresholds; write_csv(suspects, doubt.table())
+    if save and main: save_scores(save, kept_scores(tagger, kept, m.thresholds if fit else own))
     if out is not None:
         rep.summary['inputs'] = plan | dict(model=tagger.fingerprint) # so that another run does not replace it unasked
-        write_evaluation(rep, out, th if fit else None)
+        if main: write_evaluation(rep, out, th if fit else None)
     return rep
 
 # %% ../nbs/08a_evaluate.ipynb #3ae391c4

@@ -34,6 +34,7 @@ _all_ = ['caption', 'merge_caption']
 # %% ../nbs/08_infer.ipynb #d7e4014f
 class Tagger:
     "A trained tagger: pictures or latents in, `Result`s out."
+    processes = None   # `Processes` that share the pictures of a data set; alone
     def __init__(self, model,        # a `TaggerModel` or `TimmModel`, see `load_any`
                  folder='',          # where it was loaded from
                  vae=None,           # of a latent tagger: weights of the VAE, or a `Codec`; default: what the model folder says

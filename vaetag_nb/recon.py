@@ -15,7 +15,7 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from PIL import Image
 from .core.errors import UsageError, VaetagError, nearest
-from .core.io import atomic_file, check_folder, save_tensors, write_csv, write_json
+from .core.io import atomic_file, check_folder, hash_json, save_tensors, write_csv, write_json
 from .core.progress import track
 from .data.images import ImageError, load_batch, to_float, to_uint8
 from .data.synth import scene
@@ -27,6 +27,7 @@ from .eval.weights import Unavailable
 from .latents.codec import Codec, draw_posterior, must_be_finite
 from .latents.encode import decoded, depth_for
 from .pictures import data_uri, difference, strip, to_png
+from .trainers.processes import dealt
 
 # %% ../nbs/08b_recon.ipynb #9bd8c940
 @torch.inference_mode()
@@ -182,10 +183,10 @@ def summary(table:pd.DataFrame, want:tuple, why:dict, # {metric: reason} of what
     return r
 
 # %% ../nbs/08b_recon.ipynb #6f5e87bc
-def recon_batches(codec, paths, names, rule, batch_size, failed): # yields rows, originals, reconstructions, latents
+def recon_batches(codec, paths, names, rule, batch_size, failed, part=(0, 1)): # `part`: see `decoded`; yields rows, originals, reconstructions, latents
     "All readable pictures of a set through the VAE, pictures of one size together; `failed` takes {row: reason}."
     with track(desc='reconstruct', total=len(paths), unit='image') as bar:
-        for d, _ in decoded(paths, rule, None, None, batch_size, None, depth_for(codec), failed):
+        for d, _ in decoded(paths, rule, None, None, batch_size, None, depth_for(codec), failed, part):
             if not len(d.rows): continue
             y, raw = reconstruct(codec, d.images, [names[i] for i in d.rows])
             yield d.rows, d.images, y, raw
@@ -235,6 +236,7 @@ def evaluate_recon(codec:Codec,
                    out=None,      # folder for the files
                    source='',     # what the data was called, for the result
                    overwrite=False, # whether the result of another run in `out` may be replaced
+                   processes=None, # `Processes`: each takes its share of the batches, the first one writes
                    )->SetRecon:
     "Measure what a VAE gives back of a set of pictures."
     o, rule = settings or ReconSettings(), rule or Rule(fit='floor', multiple=codec.multiple)
@@ -244,16 +246,21 @@ def evaluate_recon(codec:Codec,
     if not len(paths): raise VaetagError('no pictures to reconstruct')
     want = known_metrics(o.metrics)
     net, fid, why = o.ready(len(paths), codec.device)
-    own = dict(metrics=list(want), data_range=1.0, std='divisor n', rule=rule.to_dict(), latent='posterior mean', bootstrap=o.bootstrap, seed=o.seed,
+    own = dict(metrics=list(want), ids_sha256=hash_json(sorted(names)), data_range=1.0, std='divisor n', rule=rule.to_dict(), latent='posterior mean', bootstrap=o.bootstrap, seed=o.seed,
                vae=codec.fingerprint, convention=str(codec.convention), dtype=str(codec.dtype).removeprefix('torch.'))
     plan = EvalResult('reconstruction', settings=own | (net.settings if net else {}) | (fid.settings if fid else {}), inputs=dict(data=str(source), vae=codec.source, images=len(paths)))
     if out is not None: check_folder(out); claim(Path(out)/'reconstruction.json', plan, overwrite)
     failed, rows, sides = {}, [], (FeatureStats(), FeatureStats())
-    for at, x, y, _ in recon_batches(codec, paths, names, rule, o.batch_size, failed):
-        f = picture_figures(x, y, net, want)
-        if fid is not None:
-            for s, pics in zip(sides, (x, y)): s.update(fid(pics), [names[i] for i in at])
-        rows += [dict(row=i, id=names[i], width=x.shape[3], height=x.shape[2], **{k: v[j] for k, v in f.items()}) for j, i in enumerate(at.tolist())]
+    part, main = (0, 1) if processes is None else (processes.rank, processes.world), processes is None or processes.main
+    def measured(): # of each batch: its rows, and the features of both sides
+        for at, x, y, _ in recon_batches(codec, paths, names, rule, o.batch_size, failed, part):
+            f = picture_figures(x, y, net, want)
+            yield ([dict(row=i, id=names[i], width=x.shape[3], height=x.shape[2], **{k: v[j] for k, v in f.items()}) for j, i in enumerate(at.tolist())],
+                   [] if fid is None else [fid(x), fid(y)])
+    for new, features in dealt(processes, measured()):
+        for s, z in zip(sides, features): s.update(z, [r['id'] for r in new])
+        rows += new
+    for more in [] if processes is None else processes.gather(failed): failed |= more
     lost = {names[i]: r for i, r in sorted(failed.items())}
     if not rows: raise VaetagError(f'none of {len(paths)} pictures can be read: {"; ".join(f"{k}: {v}" for k, v in list(lost.items())[:3])}')
     t = pd.DataFrame(rows).sort_values('row', ignore_index=True)
@@ -262,8 +269,8 @@ def evaluate_recon(codec:Codec,
     r.settings, r.inputs, r.counts = plan.settings, plan.inputs, r.counts | dict(failed=len(lost))
     r.notes = [f'{k}: left out: {v}' for k, v in lost.items()]
     if rfid is not None and len(t) < fid.dim: r.notes.append(f'rfid: N={len(t)} < {fid.dim}: biased upward; compare at equal N only')
-    done = SetRecon(t.drop(columns='row'), r, lost, examples(codec, paths, names, t, rule, o.shown, why))
-    if out is not None: done.write(out)
+    done = SetRecon(t.drop(columns='row'), r, lost, examples(codec, paths, names, t, rule, o.shown, why) if main else [])
+    if out is not None and main: done.write(out)
     return done
 
 # %% ../nbs/08b_recon.ipynb #6ac845aa

@@ -75,7 +75,8 @@ def decoded(paths,          # files
             sizes=None,     # widths and heights where known (0: not), else from the files' headers
             us=None,        # draws of random crops
             batch_size=8, threads=None, depth=0,
-            failed=None):   # a dict that takes {position: reason}
+            failed=None,    # a dict that takes {position: reason}
+            part=(0, 1)):   # i, n: the batches i, i + n, ...
     "Batches of decoded pictures, bucket after bucket."
     failed = {} if failed is None else failed
     w, h = np.zeros((2, len(paths)), np.int32) if sizes is None else np.array(sizes, np.int32)
@@ -84,7 +85,7 @@ def decoded(paths,          # files
     failed.update({int(i): errors.get(os.fspath(paths[i]), 'no size in its header') for i in ask if w[i] <= 0 or h[i] <= 0})
     good = np.flatnonzero((w > 0) & (h > 0))
     tw, th = preprocess.assign(w[good], h[good])
-    plan = [(good[b], (int(tw[b[0]]), int(th[b[0]]))) for b in batch_plan(np.c_[tw, th], batch_size)]
+    plan = [(good[b], (int(tw[b[0]]), int(th[b[0]]))) for b in batch_plan(np.c_[tw, th], batch_size)][part[0]::part[1]]
     def load(job):
         rows, size = job
         return rows, size, preprocess.load([paths[i] for i in rows], size, None if us is None else us[rows], threads)

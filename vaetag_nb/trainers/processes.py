@@ -71,11 +71,11 @@ def on_main(p:Processes, do):
 # %% ../../nbs/06_trainers/15_processes.ipynb #5a1c0d02
 _NONE = object()
 
-def dealt(p:Processes,
+def dealt(p:Processes|None, # `None`: alone
           pieces,      # iterable of the results of this process: of the pieces r, r + k, ...
           at_once=16): # of these in a round; yields the results of all
     "The results of all processes in the order of the pieces, on every process; a failure of one is the failure of all."
-    if p.world == 1: yield from pieces; return
+    if p is None or p.world == 1: yield from pieces; return
     pieces, n = iter(pieces), at_once
     while n == at_once:
         mine, error = [], None

@@ -9,7 +9,7 @@ __all__ = ['EvalCompare']
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.errors import UsageError
-from .base import FromData, Outcome, named, verb
+from .base import FromData, Outcome, named, processes_of, verb
 
 # %% ../../nbs/11_verbs/42_compare.ipynb #1ddbe7b6
 @verb('eval compare')
@@ -53,8 +53,10 @@ class EvalCompare(FromData):
         check_numbers(self.bootstrap, self.batch_size)
         if self.out is not None: check_folder(self.out); claim(self.out/'compare.json', dict(inputs=inputs, settings=settings), self.overwrite)
         table, _ = one_side(self.read(self.truth), self.models[0], self.split, self.side)
-        found = contenders(self.models, [self.split_a, self.split_b][:len(self.models)], device=self.device)
+        p = processes_of(self.device)
+        found = contenders(self.models, [self.split_a, self.split_b][:len(self.models)], device=p.device if p else self.device)
+        for m in found.values(): m.source.processes = p     # scores that are read have no use for it
         c = compare(found, table, self.thresholds, self.bootstrap, self.seed, self.min_positives, self.normalize,
                     closed, self.keep_unlabelled, self.batch_size, self.max_bad, inputs=inputs)
-        files = [] if self.out is None else write_comparison(c, self.out)
+        files = [] if self.out is None or p and not p.main else write_comparison(c, self.out)
         return Outcome(c.result, '\n'.join([repr(c), *map(str, files)]))

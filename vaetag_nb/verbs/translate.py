@@ -6,6 +6,7 @@
 __all__ = ['GONE', 'OfTranslator', 'Translate', 'single_name', 'subfolder_of', 'clip_in', 'EvalTranslation']
 
 # %% ../../nbs/11_verbs/45_translate.ipynb #cc14751c
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -118,7 +119,9 @@ class EvalTranslation(OfTranslator):
     max_ref_compare: int|None = None  # likewise
     cache_dir: str|None = None        # likewise
     force_regen_cache: bool = False   # likewise
-    def __call__(self): return _measured(self, *_settings(self))
+    def __call__(self):
+        if os.environ.get('RANK', '0') != '0': return Outcome({})    # of several processes the first one measures
+        return _measured(self, *_settings(self))
 
 # %% ../../nbs/11_verbs/45_translate.ipynb #cc929c38
 def _settings(o):

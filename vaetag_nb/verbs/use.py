@@ -9,11 +9,12 @@ __all__ = ['LISTS', 'PRINTED', 'caption_flags', 'tag', 'EvalTagger', 'EvalRecon'
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 from ..core.errors import UsageError, VaetagError
 from ..core.progress import say
 from ..data.files import is_remote
-from .base import FromData, Outcome, name_failed, named, parse, verb
+from .base import FromData, Outcome, name_failed, named, parse, processes_of, verb
 
 # %% ../../nbs/11_verbs/40_use.ipynb #73157eb3
 def _threshold(text):
@@ -231,12 +232,13 @@ class EvalTagger(FromData):
     def __call__(self):
         from vaetag_nb.evaluate import evaluate_tagger, one_side, said_temperature
         given = {k: None if (v := getattr(self, k)) is None else str(v) for k in ('data', 'tags', 'split', 'side')}
+        p = processes_of(self.device)
         t, side = one_side(self.read(self.data), self.model, self.split, self.side)
         rep = evaluate_tagger(self.model, t, self.thresholds, self.fit_thresholds, self.fit_temperature, objective=self.objective, min_positives=self.min_positives, fallback=self.fallback,
                               mode=self.mode, draws=self.bootstrap, seed=self.seed, batch_size=self.batch_size, name=side or Path(self.data).name, out=self.out,
                               keep_unlabelled=self.keep_unlabelled, strict=self.strict, max_bad=self.max_bad,
                               closed=self.tags is not None or Path(self.data).suffix == '.parquet', rule=self.rule,
-                              suspects=self.suspects, most=self.suspects_max, save=self.save_predictions, device=self.device, inputs=given, overwrite=self.overwrite)
+                              suspects=self.suspects, most=self.suspects_max, save=self.save_predictions, device=p.device if p else self.device, inputs=given, overwrite=self.overwrite, processes=p)
         rows = rep.per_tag.sort_values('support', ascending=False, kind='stable')[['class_name', 'support', 'precision', 'recall', 'f1', 'ap', 'threshold']]
         return Outcome(rep.summary, f'{rows.head(20).round(3).to_string(index=False)}\n\n{rep}' + (f'\n{said_temperature(t)}' if (t := rep.summary.get('temperature')) else ''))
 
@@ -245,7 +247,7 @@ class EvalTagger(FromData):
 @dataclass(kw_only=True)
 class EvalRecon(FromData):
     "Measure a VAE on a set of pictures: PSNR, SSIM, LPIPS and rFID; --strict also refuses metrics whose weights are missing."
-    data: str                             # metadata JSON, folder, Parquet, CSV or JSONL
+    data: str                             # folder of pictures, or metadata JSON, Parquet, CSV or JSONL
     vae: str = 'embedded'                 # folder or file of the VAE
     config: str|None = None               # settings over those found, JSON file
     family: str|None = None               # sd15, sdxl, sd3, flux, tiny ...: where the file does not say the scale
@@ -264,16 +266,23 @@ class EvalRecon(FromData):
     bootstrap: int = 1000                 # draws for the 95 % intervals of the means; 0: none
     overwrite: bool = False               # replace the result of another run in --out
     seed: int = 0                         # of the draws
+    def pictures(self):
+        "Paths and ids: of every picture in a folder, whatever it is tagged with; or of the records of a data set"
+        from vaetag_nb.data.images import list_images
+        if self.layout != 'auto' or not Path(self.data).is_dir(): return self.read(self.data)
+        if not (files := list_images(self.data)): raise VaetagError(f'no images found under {self.data}')
+        return SimpleNamespace(paths=[*map(str, files)], ids=[p.relative_to(self.data).as_posix() for p in files])
     def __call__(self):
         from vaetag_nb.eval.images import Rule
         from vaetag_nb.latents.codec import Codec
         from vaetag_nb.recon import ReconSettings, evaluate_recon, known_metrics
         from vaetag_nb.sources import pick_device
-        known_metrics(self.metrics)
-        codec = Codec.load(self.vae, self.config, self.family, device=pick_device(self.device), dtype=self.dtype)
+        if not known_metrics(self.metrics): raise UsageError('metrics: give at least one of psnr, ssim, lpips, rfid')
+        p = processes_of(self.device)
+        codec = Codec.load(self.vae, self.config, self.family, device=p.device if p else pick_device(self.device), dtype=self.dtype)
         rule = Rule(self.size, self.fit or ('floor' if self.size is None else 'crop'), self.filter, codec.multiple)
         o = ReconSettings(self.metrics, self.lpips_net, self.lpips_weights, self.inception_weights, self.download, self.strict, self.batch_size,
                           self.bootstrap, self.seed)
-        r = evaluate_recon(codec, self.read(self.data), rule, o, self.out, self.data, self.overwrite)
+        r = evaluate_recon(codec, self.pictures(), rule, o, self.out, self.data, self.overwrite, p)
         name_failed(r.failed)
         return Outcome(r.result.to_dict(), str(r), int(bool(r.failed)))
