@@ -8,6 +8,7 @@ from engine_toys import processes
 from vaetag_nb.core.config import load, to_yaml
 from vaetag_nb.core.errors import VaetagError
 from vaetag_nb.core.io import load_tensors, load_tree, read_json, read_jsonl
+from vaetag_nb.eval.features import KINDS, RandomFeatures
 from vaetag_nb.latents.files import latent_files, pack
 from vaetag_nb.models.cyclegan_folder import Space, load_cyclegan
 from vaetag_nb.models.cyclegan_original import original_cyclegan, read_original
@@ -29,6 +30,7 @@ TINY = dict(model=dict(ngf=8, n_res_blocks=1, ndf=8, d_layers=1), buffer=dict(si
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch, tmp_path_factory):
     monkeypatch.setenv('VAETAG_QUIET', '1')
+    monkeypatch.setitem(KINDS, 'toy', lambda *_: RandomFeatures('toy'))   # quick; `random` itself is refused
     monkeypatch.setenv('VAETAG_CACHE', str(tmp_path_factory.getbasetemp()/'cache'))
 
 def latents(folder, n, b=False, seed=0, sizes=((8, 8), (8, 10))):
@@ -113,7 +115,7 @@ def pictured(folder, out, best='fid', **more): # latents of the embedded VAE, wh
             (folder/k).mkdir(parents=True)
             for i in range(10): np.save(folder/k/f'{i}.npy', torch.randn(8, 4, 4, generator=torch.Generator().manual_seed(i)).add(move).numpy())
     return load(CycleGanConfig, TINY, dict(out=str(out), data=dict(a_dir=str(folder/'a'), b_dir=str(folder/'b'), latents_scaled=True), codec=dict(vae='embedded'), epochs=3, preview=dict(every_epochs=0),
-                                           eval=dict(best=best, every_epochs=2, features=['random'])), more)
+                                           eval=dict(best=best, every_epochs=2, features=['toy'])), more)
 
 @pytest.mark.parametrize('best', ['fid', pytest.param('last', marks=pytest.mark.slow)])
 def test_decoded_pictures_choose_and_a_resumed_run_is_the_same(tmp_path, best):
@@ -124,17 +126,17 @@ def test_decoded_pictures_choose_and_a_resumed_run_is_the_same(tmp_path, best):
     a, b = (result(tmp_path/n) for n in ('killed', 'straight'))
     a, b = ({**r, 'domains': None} for r in (a, b))
     same(a, b)
-    seen = {l['step']: l['val_fd_random'] for l in b['log'] if 'val_fd_random' in l}
+    seen = {l['step']: l['val_fd_toy'] for l in b['log'] if 'val_fd_toy' in l}
     assert [k for k, v in seen.items() if v is not None] == [0, 8, 12]     # before the first step, after the second epoch, at the end
     if best == 'last': assert b['best'] == dict(step=12, epoch=3, metric=None, value=None)
-    else: assert b['best']['metric'] == 'val_fd_random' and b['best']['value'] == min(v for v in seen.values() if v is not None)
-    assert load_cyclegan(tmp_path/'killed').meta['metrics']['val_fd_random'] == (seen[12] if best == 'last' else b['best']['value'])
+    else: assert b['best']['metric'] == 'val_fd_toy' and b['best']['value'] == min(v for v in seen.values() if v is not None)
+    assert load_cyclegan(tmp_path/'killed').meta['metrics']['val_fd_toy'] == (seen[12] if best == 'last' else b['best']['value'])
 
 @pytest.mark.slow
 def test_two_processes_see_the_same_pictures(tmp_path):
     train_cyclegan(pictured(tmp_path/'data', tmp_path/'one'))
     assert processes(lambda: train_cyclegan(pictured(tmp_path/'data', tmp_path/'two')), 2) == [0, 0]
-    first = lambda n: next(l['val_fd_random'] for l in log_of(tmp_path/n) if l.get('val_fd_random'))
+    first = lambda n: next(l['val_fd_toy'] for l in log_of(tmp_path/n) if l.get('val_fd_toy'))
     assert first('one') == pytest.approx(first('two'), rel=1e-6)    # before the first step; later the buffers differ
 
 @pytest.mark.slow

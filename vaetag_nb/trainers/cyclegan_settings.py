@@ -15,7 +15,7 @@ from typing import Literal
 from fastcore.basics import patch
 from ..core.errors import UsageError, one_of
 from ..core.progress import say
-from ..eval.features import kind_of
+from ..eval.features import kind_of, reportable
 from ..eval.images import Rule
 from ..latents.codec import Codec
 from ..models.cyclegan import ACTIVATIONS, discriminator, generator
@@ -246,7 +246,7 @@ def check(self:CycleGanConfig):
 
 def check_features(e:GanEval):
     "Refuse networks that cannot be, or that a figure could not be called by."
-    kinds = [kind_of(f) for f in e.features]
+    kinds = [kind_of(f) for f in reportable(e.features)]
     if e.every_epochs < 0: raise UsageError(f'eval.every_epochs: {e.every_epochs} is not at least 0')
     if e.best == 'fid' and not e.every_epochs: raise UsageError('eval.best: fid needs eval.every_epochs, how often it is measured')
     if e.every_epochs and not kinds: raise UsageError('eval.features: empty, but eval.every_epochs asks for them')
