@@ -17,7 +17,8 @@ tagger = Tagger.load('toy/model')
 TAGGERS = dict(toy='dashboards.Predictions(tagger, table)', scored='dashboards.tag_browser(tagger, table, most=4)')
 
 BROWSERS = {'tags': 'dashboards.tags(table, most=4)', 'latents': "dashboards.latents('store', codec, side=96)",
-            'reconstructions': "dashboards.reconstructions({'a': codec, 'b': codec}, table.paths[:4], side=96)"}
+            'reconstructions': "dashboards.reconstructions({'a': codec, 'b': codec}, table.paths[:4], side=96)",
+            'translation': "dashboards.translation(Translator(CycleGan(*nets, space='model', codec=codec.spec()), codec, 'cpu'), table.paths[:4])"}
 ON_BROWSER = '''import sys; sys.path.insert(0, {tests!r})
 from toy_tagger import toy_tagger
 from vaetag_nb import dashboards
@@ -25,6 +26,12 @@ from vaetag_nb.bucketing import Preprocess
 from vaetag_nb.latents.encode import encode_table
 table, codec = toy_tagger('toy', steps=1)
 encode_table(table.ids, table.paths, codec, 'store', Preprocess(base=48, max=96, step=8))
+import torch
+from vaetag_nb.models.cyclegan import generator
+from vaetag_nb.models.cyclegan_folder import CycleGan
+from vaetag_nb.translate import Translator
+nets = [generator('residual', codec.channels, 0, n, ngf=8, n_res_blocks=1) for n in 'GF']
+for net, by in zip(nets, (1., -1.)): torch.nn.init.constant_(net.head.bias, by)
 {call}'''
 
 def chromium(): return next((p for n in ('chromium', 'chromium-browser', 'google-chrome') if (p := shutil.which(n))), None)
@@ -139,6 +146,22 @@ def move_reconstructions(page, expect):
     page.wait_for_timeout(500)
     assert pic.screenshot() != second
 
+def move_translation(page, expect):
+    "The edge uncovers the translation, the other direction makes another one."
+    note, pics = page.locator('.vt-note').last, page.locator('img.widget-image:visible')
+    expect(note).to_contain_text('1 of 4', timeout=60_000)
+    expect(pics).to_have_count(2)
+    before = [p.screenshot() for p in pics.all()]
+    handle = page.locator('.widget-slider .noUi-handle:visible').first
+    handle.focus()
+    for _ in range(20): page.keyboard.press('ArrowLeft')
+    page.wait_for_timeout(1000)
+    assert pics.first.screenshot() != before[0] and pics.last.screenshot() == before[1]
+    page.locator('.widget-dropdown select').first.select_option('B to A')
+    expect(note).to_contain_text('B to A', timeout=30_000)
+    page.wait_for_timeout(500)
+    assert pics.last.screenshot() != before[1]
+
 def move_scored(page, expect):
     "The threshold of a tag makes other hits, `as fitted` brings them back; a filter leaves fewer pictures, another tag others."
     note, sheet, slider = page.locator('.vt-note').last, page.locator('figure img'), page.locator('.widget-slider .noUi-handle:visible').first
@@ -159,7 +182,7 @@ def move_scored(page, expect):
     page.locator('.widget-select select').last.select_option(index=1)
     expect(note).not_to_have_text(hits, timeout=30_000)
 
-MOVES = dict(toy=(move_dashboard, move_evidence), scored=(move_scored,), tags=(move_tags,), latents=(move_latents,), reconstructions=(move_reconstructions,))
+MOVES = dict(toy=(move_dashboard, move_evidence), scored=(move_scored,), tags=(move_tags,), latents=(move_latents,), reconstructions=(move_reconstructions,), translation=(move_translation,))
 TUTORIALS = ['nbs/tutorials/01_quickstart.ipynb', 'nbs/tutorials/02_latent_tagger.ipynb', 'nbs/tutorials/03_timm_tagger.ipynb']
 
 @pytest.mark.parametrize('notebook', [*MOVES, *TUTORIALS])

@@ -88,6 +88,9 @@ def test_browsers_open_by_one_call(toy, tmp_path):
     from vaetag_nb import dashboards
     from vaetag_nb.bucketing import Preprocess
     from vaetag_nb.latents.encode import encode_table
+    from vaetag_nb.models.cyclegan import generator
+    from vaetag_nb.models.cyclegan_folder import CycleGan
+    from vaetag_nb.translate import Translator
     table, tagger, _ = toy
     b = dashboards.tags(table, most=4)
     n = table.counts()
@@ -99,6 +102,13 @@ def test_browsers_open_by_one_call(toy, tmp_path):
     assert '2 of 24' in l.note.value and l.sheet.value != before and l.near.value.count('<img') == 6 and l.decoded.value
     r = dashboards.reconstructions({'a': tagger.codec, 'b': tagger.codec}, table.paths[:5], side=48)
     assert r.figures['a'].equals(r.figures['b']) and r.order[0] == r.figures['a']['psnr'].idxmin()
+    nets = [generator('residual', tagger.codec.channels, 0, n, ngf=8, n_res_blocks=1) for n in 'GF']
+    t = dashboards.translation(Translator(CycleGan(*nets, space='model', codec=tagger.codec.spec()), tagger.codec, 'cpu'), dict(a=tmp_path/'store', b=table.paths[:5]), side=64)
+    t.edge.value = 0; made = t.image.value
+    t.after.value = 'and back'
+    assert '1 of 24' in t.note.value and t.image.value == made     # an untrained network changes nothing
+    t.direction.value, t.before.value = 'b2a', 'VAE only'
+    assert '1 of 5' in t.note.value and 'VAE only | and back' in t.note.value
 
 def test_a_tag_over_all_pictures(toy):
     from vaetag_nb import dashboards

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'Scored', 'truth_of', 'score_all', 'Counts', 'count', 'chosen_rows', 'Predictions', 'enlarged',
-           'tag_browser', 'predictions_picture', 'tags', 'latents', 'reconstructions']
+           'tag_browser', 'predictions_picture', 'tags', 'latents', 'reconstructions', 'translation']
 
 # %% ../nbs/10_dashboards.ipynb #3f7032a5
 import html
@@ -16,6 +16,7 @@ from .browse.latents import LatentBrowser
 from .browse.recon import ReconBrowser
 from .browse.scored import ScoredBrowser
 from .browse.tags import TagBrowser, quietly
+from .browse.translation import TranslationBrowser
 from .core.errors import UsageError, VaetagError, nearest
 from .core.progress import say
 from .data.images import load_image, to_float
@@ -316,3 +317,9 @@ def reconstructions(codec, # `Codec`, or `{name: Codec}` to see several side by 
                     **options)->ReconBrowser: # of `browse.recon.ReconBrowser`
     "Leaf through pictures and what VAEs give back of them, worst first."
     return ReconBrowser(codec, paths, **options)
+
+def translation(model,  # `Translator`, or a model or run folder
+                images, # pictures, folder or store of latents; or {'a': ..., 'b': ...}: each direction its own
+                **options)->TranslationBrowser: # of `browse.translation.TranslationBrowser`
+    "Leaf through pictures and their translations: before and after under one slider, both directions, and the way back."
+    return TranslationBrowser(model, images, **options)

@@ -41,7 +41,7 @@ def output_names(names, # relative paths with /, all different
 # %% ../nbs/08na_translate_folder.ipynb #5c7d5fb6
 JOURNAL = 'translation.jsonl'
 
-@dataclass
+@dataclass(repr=False)
 class TranslateReport:
     "What a run did."
     translated: int = 0
@@ -49,6 +49,7 @@ class TranslateReport:
     failed: dict = field(default_factory=dict)   # {name: reason}
     files: list = field(default_factory=list)    # results, in the order of the inputs
     def __str__(self): return f'{self.translated} translated, {self.reused} reused, {len(self.failed)} failed'
+    def __repr__(self): return '\n'.join([f'{self}', *(f'{k}: {why}' for k, why in [*self.failed.items()][:5])])
 
 def gathered(inputs)->list: # (source, name of each item)
     "Every input as a source; with several, an item is called by its input too."
