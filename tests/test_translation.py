@@ -19,9 +19,10 @@ from vaetag_nb.models.latent_tagger import build_head, save_model
 from vaetag_nb.models.timm_folder import save_timm
 from vaetag_nb.models.timm_tagger import create, square_of
 from vaetag_nb.recon import check_picture
-from vaetag_nb.trainers.cyclegan_settings import CycleGanConfig
+from vaetag_nb.trainers.cyclegan_settings import CycleGanConfig, GanEval
 from vaetag_nb.translate import Translator
 from vaetag_nb.verbs.base import VERBS, shell
+from vaetag_nb.verbs.translate import GONE, EvalTranslation
 
 importlib.import_module('vaetag_nb.cli')   # registers the verbs
 
@@ -157,7 +158,22 @@ def test_strict_asks_for_enough_pictures(place, tmp_path):
     status, _, err = measure(place, '--test-a', place/'A', '--test-b', place/'B', '--no-lpips', '--no-clip', '--features', 'toy', '--strict', '--out', tmp_path/'o')
     assert status == 1 and 'needs at least' in err and '(strict)' in err and not (tmp_path/'o/summary.json').exists()
 
-def flags_of(words): return {'--' + f.name.replace('_', '-') for f in fields(VERBS[words])}
+def flags_of(words): return {'--' + f.name.replace('_', '-') for f in fields(EvalTranslation if words == 'eval translation' else VERBS[words])}
+
+def test_every_flag_is_a_key_of_the_yaml_with_the_same_default():
+    ours, keys = ({f.name: tuple(v) if isinstance(v := getattr(c(), f.name), list) else v for f in fields(c)} for c in (EvalTranslation, GanEval))
+    assert {k: v for k, v in ours.items() if k not in ('config', *GONE)} == {k: v or () if k == 'ignore_tags' else v for k, v in keys.items() if k not in ('best', 'every_epochs')}
+
+def test_a_flag_beats_the_yaml_also_with_the_default(place, tmp_path):
+    (tmp_path/'c.yaml').write_text(f"out: '{place/'m'}'\neval: {{test_a: '{place/'A'}', out: '{tmp_path/'o'}', k: 2, lpips: false, clip: true, image_size: 16, device: cpu, cache: 'off'}}\n")
+    assert shell('eval', 'translation', '--config', str(tmp_path/'c.yaml'), '--no-clip', '--k', '5', '--image-size', '32')[0] == 0
+    s = json.loads((tmp_path/'o/summary.json').read_text())['settings']
+    assert (s['k'], s['clip'], s['lpips'], s['rule']['size']) == (5, False, False, 32)
+    assert shell('eval', 'translation', '--config', str(tmp_path/'c.yaml'), '--image', str(place/'B/1.png'), '--out', str(tmp_path/'one'))[0] == 0    # it stands for the folders
+    for text, said in (('eval: {test_q: 1}', 'eval.test_q: no such setting'), ('[1]', 'expected a mapping'), ('eval: {lpips: "false"}', 'eval.lpips: expected bool')):
+        (tmp_path/'bad.yaml').write_text(text)
+        status, _, err = shell('eval', 'translation', '--config', str(tmp_path/'bad.yaml'))
+        assert status == 2 and 'bad.yaml' in err and said in err, err
 
 @pytest.mark.parametrize('name', [n for n in GAN_SCRIPTS if GAN_SCRIPTS[n].verb.startswith(('eval', 'latents info'))])
 def test_every_flag_of_the_original_has_one_here(name):

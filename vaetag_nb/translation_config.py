@@ -15,14 +15,15 @@ from .trainers.cyclegan_settings import CycleGanConfig
 
 # %% ../nbs/08s_translation_config.ipynb #03a6a2e1
 def eval_settings(path)->dict: # the keys of `GanEval` that the file has; `model`, `vae` too
-    "What a run's YAML says of its evaluation; unknown keys and wrong types are errors."
+    "What a run's YAML says of its evaluation, as the flags of `eval translation`; unknown keys and wrong types are errors."
     d, notes = any_config(path)
     for n in notes: say(f'{path}: {n}')
     cfg = build(CycleGanConfig, d, '')
     said = d.get('eval') or {}
-    out = {k: getattr(cfg.eval, k) for k in said if getattr(cfg.eval, k) is not None}
+    out = {k: getattr(cfg.eval, k) for k in said if k not in ('best', 'every_epochs') and getattr(cfg.eval, k) is not None}
+    if isinstance(out.get('ignore_tags'), str): out['ignore_tags'] = [out['ignore_tags']]
     if 'model' not in out and 'out' in d: out['model'] = cfg.out
-    if 'latents_scaled' in (d.get('data') or {}): out['latents_scaled'] = cfg.data.latents_scaled
+    if 'latents_scaled' in (d.get('data') or {}): out.setdefault('latents_scaled', cfg.data.latents_scaled)
     codec = cfg.codec
-    if codec.vae: out['vae'] = str(Path(codec.vae)/codec.subfolder) if codec.subfolder else codec.vae
+    if codec.vae and 'vae' not in out: out['vae'] = str(Path(codec.vae)/codec.subfolder) if codec.subfolder else codec.vae
     return out

@@ -9,7 +9,7 @@ __all__ = ['train_decoder', 'train_vae', 'train_full', 'train_timm', 'train_cycl
 import dataclasses as dc, os
 from ..core.errors import UsageError
 from ..core.progress import say
-from .base import Outcome, aligned, configured, parse, verb
+from .base import Outcome, aligned, configured, parse, value_of, verb
 
 # %% ../../nbs/11_verbs/30_train.ipynb #e003ed54
 @verb('train decoder')
@@ -39,11 +39,6 @@ def train_full(args):
     return Outcome(_result(run), f'{results_table(run.metrics).round(3).to_string(index=False)}\n\nmodel folder with its VAE: {run.best}')
 
 # %% ../../nbs/11_verbs/30_train.ipynb #db4fa67b
-def _value(args, *flags): # of the last of some flags that take one
-    "What stands behind `--flag` or `--flag=` among arguments; `None` if it is not there"
-    said = [(b if a in flags else a.partition('=')[2]) for a, b in zip(args, [*args[1:], None]) if a in flags or a.startswith(tuple(f'{f}=' for f in flags))]
-    return said[-1] if said else None
-
 def _flags():
     from vaetag_nb.trainers.timm_settings import TimmConfig
     @dc.dataclass
@@ -62,7 +57,7 @@ def train_timm(args):
     Config, Flags = _flags()
     args = ['--model.freeze' + a.removeprefix('--freeze') if a == '--freeze' or a.startswith('--freeze=') else a for a in args]
     n = next((i for i, a in enumerate(args) if a.startswith('-')), len(args))
-    resume, finetune = _value(args, '--resume'), _value(args, '--finetune')
+    resume, finetune = value_of(args, '--resume'), value_of(args, '--finetune')
     if resume is not None and finetune is not None: raise UsageError('--resume and --finetune: a run either goes on or starts anew; leave out one of them')
     asked = load(Config, *args[:n])
     start = [timm.run_settings(resume)] if resume is not None else [settings_of(finetune or asked.finetune)] if finetune or asked.finetune else []
