@@ -135,6 +135,7 @@ class GanPreview:
     num_samples: int = 4             # rows: the first samples of each domain
     columns: list[str] = field(default_factory=lambda: ['A', 'G(A)', 'B', 'F(B)']) # also F(G(A)), G(F(B)), VAE(A), VAE(B)
 
+# %% ../../nbs/06_trainers/90_cyclegan_settings.ipynb #b3b54d0e
 @dataclass
 class GanEval:
     "Which weights are the best; and what `eval translation --config` reads."
