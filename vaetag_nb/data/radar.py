@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/01_data/69_radar.ipynb #b863971a
+# %% ../../nbs/01_data/69_radar.ipynb #16ad21e0
+from .convert import Conversion, convert_dataset
 from .echo import Radar, Recording, echo, ellipsoid_rcs, sinusoidal_scatterer
 from .radar_set import simulate_dataset
+from .recordings import Reading, read_iq
 from .spectrogram import Kinematics, Spectrogram, Stft, kinematics, load_spectrogram, save_spectrogram, show, spectrogram
 from .walker import Gait, Take, Walker, draw_recording, draw_walker, gait_timing, joint_angles, joints
 
-# %% ../../nbs/01_data/69_radar.ipynb #74ec366f
-_all_ = ['Gait', 'Kinematics', 'Radar', 'Recording', 'Spectrogram', 'Stft', 'Take', 'Walker', 'draw_recording', 'draw_walker', 'echo', 'ellipsoid_rcs', 'gait_timing', 'joint_angles', 'joints',
-         'kinematics', 'load_spectrogram', 'save_spectrogram', 'show', 'simulate_dataset', 'sinusoidal_scatterer', 'spectrogram']
+# %% ../../nbs/01_data/69_radar.ipynb #782ff60f
+_all_ = ['Conversion', 'Gait', 'Kinematics', 'Radar', 'Reading', 'Recording', 'Spectrogram', 'Stft', 'Take', 'Walker', 'convert_dataset', 'draw_recording', 'draw_walker', 'echo', 'ellipsoid_rcs', 'gait_timing', 'joint_angles', 'joints',
+         'kinematics', 'load_spectrogram', 'read_iq', 'save_spectrogram', 'show', 'simulate_dataset', 'sinusoidal_scatterer', 'spectrogram']
