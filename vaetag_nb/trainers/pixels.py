@@ -7,6 +7,7 @@ __all__ = ['VaeImages', 'Pictures', 'placed']
 
 # %% ../../nbs/06_trainers/47a_pixels.ipynb #dcde5838
 from dataclasses import dataclass, replace
+from typing import Literal
 import numpy as np, torch
 from fastcore.basics import patch
 from ..core.errors import UsageError, VaetagError
@@ -20,6 +21,7 @@ from .settings import ImageConfig
 class VaeImages(ImageConfig):
     "Preparation of the pictures; `window` is cut from the prepared picture, in training only."
     window: int|None = None   # training: side of a random square of each picture, pixels; none: the whole picture, as in validation
+    channels: Literal['auto', '1', '3'] = 'auto' # of a VAE from random weights; auto: 3, but 1 for class folders whose pictures are all grey
 
     def plain(self):
         "The same without what is random, for validation."

@@ -50,14 +50,13 @@ def user_split(data:FolderData, users:UserData, out, seed=0)->UserSplit: # `out`
     s.write(path)
     return s
 
-# %% ../../nbs/06_trainers/59_user_data.ipynb #b32ddd2f
+# %% ../../nbs/06_trainers/59_user_data.ipynb #ac7914fb
 @dataclass
 class UserImages(VaeImages):
     "Preparation of users' pictures: whole, squashed to a square."
     bucketing: bool = False
     resolution: int = 128                       # side of the square, pixels
     fit: Literal['crop', 'pad', 'squash'] = 'squash' # how another ratio is met
-    channels: Literal['auto', '1', '3'] = 'auto' # of the VAE; auto: 1 if all training pictures are grey
 
     def preprocess(self, multiple=1)->Preprocess:
         "The `Preprocess` of these settings, by Lanczos whatever the fit."

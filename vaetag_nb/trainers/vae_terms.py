@@ -18,7 +18,11 @@ from .loss_settings import SemanticConfig
 # %% ../../nbs/06_trainers/54_vae_terms.ipynb #bf642e6c
 @dataclass
 class VaePart:
-    "Which half moves, and how it is kept."
+    "Which half moves, how it is kept, and how a VAE from random weights is built."
+    block_out_channels: tuple[int, ...]|None = None      # random weights: width of each level; each after the first halves the sides; none: as codec.config says
+    layers_per_block: int = 1                            # random weights, with block_out_channels
+    latent_channels: int = 4                             # the same
+    groups: int = 32                                     # the same: groups of the norms
     train: Literal['all', 'encoder', 'decoder'] = 'all'  # `decoder` keeps the latent space
     gradient_checkpointing: bool = False                 # less memory, more time
     save_dtype: Literal['fp32', 'fp16', 'bf16'] = 'fp32' # of the weights in `best/vae`
