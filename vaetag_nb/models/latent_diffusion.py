@@ -39,7 +39,7 @@ class UNetSettings:
     head_dim: int = 32                         # channels of an attention head
     gradient_checkpointing: bool = False       # activations are computed twice instead of kept
 
-GROUPS = 32   # of the group norms
+GROUPS = 32   # widths are multiples of it
 
 @patch
 def check(self:UNetSettings, side=None): # `side` of the latent, cells
@@ -47,7 +47,7 @@ def check(self:UNetSettings, side=None): # `side` of the latent, cells
     w = self.block_out_channels
     if not w or self.layers_per_block < 1: raise UsageError(f'unet.block_out_channels: {tuple(w)} and unet.layers_per_block: {self.layers_per_block}: at least one of each')
     for c in w:
-        if c < GROUPS or c % GROUPS: raise UsageError(f'unet.block_out_channels: {c} is no multiple of {GROUPS}, the groups of its norms')
+        if c < GROUPS or c % GROUPS: raise UsageError(f'unet.block_out_channels: {c} is no multiple of {GROUPS}')
     for a in (*self.attention, len(w)):   # the middle attends, too
         if not 1 <= a <= len(w): raise UsageError(f'unet.attention: level {a} of {len(w)}; levels are counted from 1')
         if w[a-1] % self.head_dim: raise UsageError(f'unet.head_dim: {self.head_dim} does not divide {w[a-1]}, the width of level {a}')
@@ -84,7 +84,8 @@ def make(self:UNetSettings,
     "The network with random weights; the rows of the table are drawn from N(0, .02)."
     import diffusers
     self.check(side)
-    n, same = len(self.block_out_channels), dict(sample_size=side, in_channels=channels, out_channels=channels, block_out_channels=tuple(self.block_out_channels), layers_per_block=self.layers_per_block)
+    n, same = len(self.block_out_channels), dict(sample_size=side, in_channels=channels, out_channels=channels, block_out_channels=tuple(self.block_out_channels), layers_per_block=self.layers_per_block,
+                                              norm_num_groups=min(32, min(self.block_out_channels)//4))
     with seeded(seed, 'unet'):
         if self.kind == 'class':
             unet = diffusers.UNet2DModel(**same, down_block_types=_blocks(n, self.attention, 'DownBlock2D', 'AttnDownBlock2D'), up_block_types=_blocks(n, self.attention, 'UpBlock2D', 'AttnUpBlock2D', True),

@@ -224,9 +224,10 @@ class Samples:
         if not (t.run and t.p.main): return
         with t.weights(): pictures = t.task.samples(t)
         for name, img in pictures.items():
-            data, plain = io.BytesIO(), re.sub(r'[^A-Za-z0-9.-]+', '_', name)
-            img.save(data, 'PNG')
-            with atomic_file(t.run.samples/f'step_{t.step:08d}_{plain}.png', 'wb') as f: f.write(data.getvalue())
+            img.save(data := io.BytesIO(), 'PNG')
+            with atomic_file(t.run.samples/self.name(t, name), 'wb') as f: f.write(data.getvalue())
+    def name(self, t, name)->str: # of a picture's file
+        return f"step_{t.step:08d}_{re.sub('[^A-Za-z0-9.-]+', '_', name)}.png"
     def after_step(self, t):
         if self.every.at_step(t): self.draw(t)
     def after_epoch(self, t):

@@ -22,7 +22,7 @@ from .user_data import Augment, FolderData
 from .vae import VaeConfig, VaeLoss, VaeOptim
 from .vae_terms import KlLoss, ReconLoss
 
-# %% ../../nbs/06_trainers/98_diffusion_settings.ipynb #a0cdcbca
+# %% ../../nbs/06_trainers/98_diffusion_settings.ipynb #a1ac0ac8
 @dataclass
 class UserImage:
     "How pictures become squares; they are never cropped."
@@ -64,6 +64,7 @@ class DiffusionLoss:
     recon: UserRecon = field(default_factory=UserRecon)
     kl: UserKl = field(default_factory=UserKl)
 
+# %% ../../nbs/06_trainers/98_diffusion_settings.ipynb #a941a53f
 @dataclass
 class LatentSettings:
     "The space that is learned in."

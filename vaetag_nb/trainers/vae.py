@@ -175,10 +175,11 @@ def start_codec(cfg:VaeConfig, paths)->Codec: # `paths`: of the training picture
                   use_quant_conv=True, use_post_quant_conv=True)
     return replace(c, config=layout | (c.config if isinstance(c.config, dict) else {})).start(cfg.seed)
 
-@torch.inference_mode()
 def posteriors(codec, paths, preprocess, batch_size=16):
     "Raw means and log variances of pictures, batch after batch."
-    for d, _ in decoded(paths, preprocess, batch_size=batch_size): yield codec.encode_raw(to_float(d.images.to(codec.device)))
+    for d, _ in decoded(paths, preprocess, batch_size=batch_size):
+        with torch.no_grad(): out = codec.encode_raw(to_float(d.images.to(codec.device)))
+        yield out   # not within no_grad, which would hold for the caller, too
 
 def keep_scale(best, paths, preprocess, device='cpu')->LatentScale:
     "Measure the scale of a VAE's latents on all its training pictures, and write it into `best/vae`."
