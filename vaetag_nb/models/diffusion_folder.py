@@ -105,7 +105,7 @@ def save_diffusion(folder,       # where it goes; a model folder there is replac
         write_json(d/'model.json', described(m))
         (d/'README.md').write_text(diffusion_card(m), encoding='utf-8')
 
-# %% ../../nbs/05_models/86_diffusion_folder.ipynb #3cf7dde7
+# %% ../../nbs/05_models/86_diffusion_folder.ipynb #8c4fabe9
 PARTS = ('model.json', 'users.json', 'vae/config.json', 'unet/config.json', f'unet/{STEM}.safetensors', 'scheduler/scheduler_config.json')
 
 def is_diffusion(path)->bool:
@@ -143,6 +143,7 @@ def _table(folder):
     load_state(t, load_tensors(folder/'condition/table.safetensors')[0], folder/'condition/table.safetensors', 'table')
     return t
 
+# %% ../../nbs/05_models/86_diffusion_folder.ipynb #5f90d8ef
 def load_diffusion(path,           # model folder, or run folder (its `best/`)
                    weights='ema',  # or 'raw': those without averaging
                    device='cpu',
