@@ -248,6 +248,13 @@ def test_groups_widen_the_interval():
     width = lambda **kw: np.diff(bootstrap(MultiLabelMeter(4).update(s, y).compute(), 300, **kw)['intervals']['f1_micro'])[0]
     assert width(groups=person) > 2*width()
 
+def test_the_interval_shrinks_with_the_root_of_n():
+    def width(n):
+        rng = np.random.default_rng(n)
+        y = rng.random((n, 4)) < .4
+        return np.diff(bootstrap(MultiLabelMeter(4).update(np.clip(.3*y + .7*rng.random((n, 4)), 0, 1), y).compute(), 200)['intervals']['f1_micro'])[0]
+    assert 3 < width(60)/width(960) < 5.3                     # 4 for sixteen times as many
+
 def test_bootstrap_needs_two(): assert 'at least 2 images' in bootstrap(MultiLabelMeter(3).update(S[:1], Y[:1]).compute())['reasons']['intervals']
 
 @pytest.mark.parametrize('scores, targets, says', [

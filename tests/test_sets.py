@@ -176,6 +176,15 @@ def test_a_batch_changes_nothing(home):
     whole, parts = (features_of(ex, files, Rule(20), None, b).x for b in (9, 2))
     np.testing.assert_allclose(whole, parts, atol=1e-5)
 
+def test_networks_keep_no_graph(home):
+    "Extractors run in float32, in eval mode, without autocast and without gradients"
+    import torch
+    ex, seen = extractor(f'timm:{home/"net"}'), []
+    ex.network.register_forward_pre_hook(lambda m, x: seen.append(m.training)); ex.network.conv_stem.register_forward_hook(
+        lambda m, x, y: seen.append((torch.is_inference_mode_enabled(), torch.is_autocast_enabled('cpu'), m.training, y.dtype, y.requires_grad)))
+    features_of(ex, list_images(home/'real')[:2])
+    assert seen == [(True, False, False, torch.float32, False)]
+
 FOREIGN = dict(mu=np.zeros(4), sigma=np.eye(4))
 @pytest.mark.parametrize('fields, said', [
     (dict(mu=np.zeros(4)), 'it has no sigma'), (FOREIGN | dict(dim=5), 'says dim 5, but mu has 4 numbers'), (FOREIGN | dict(mode='legacy'), "mode is 'legacy', not 'clean'"),
@@ -218,6 +227,27 @@ def test_fid_stats_and_a_changed_picture(home, tmp_path, capsys):
     assert run(stats) == 1 and run([*stats, '--recompute']) == 0
     assert run([*gen, '--ref', str(ref/'fid_stats.npz'), '--size', '16']) == 1
     assert 'preprocess size is 24, not 16' in capsys.readouterr().err
+
+def test_statistics_elsewhere(home, tmp_path, capsys):
+    "A file beside other pictures is used; one beside its own is checked, whatever it is called"
+    shutil.copytree(home/'real', tmp_path/'real'); shutil.copytree(home/'made', tmp_path/'made')
+    for out in ('ref.npz', 'real/mine.npz'): assert run(['eval', 'fid-stats', str(tmp_path/'real'), '--features', f'timm:{home/"net"}', '--size', '24', '--out', str(tmp_path/out)]) == 0
+    gen = ['eval', 'generation', '--gen', str(tmp_path/'made'), '--features', f'timm:{home/"net"}', '--metrics', 'fid', '--json', '--ref']
+    capsys.readouterr()
+    said = []
+    for out in ('ref.npz', 'real/mine.npz'): assert run([*gen, str(tmp_path/out)]) == 0; said.append(json.loads(capsys.readouterr().out))
+    assert said[0]['metrics'] == said[1]['metrics'] and said[0]['settings'] == said[1]['settings']
+    assert ['its pictures are not beside it' in s['notes'][0] for s in said] == [True, False]
+    Image.new('RGB', (24, 24)).save(tmp_path/'real/cat/0.png')
+    assert [run([*gen, str(tmp_path/out)]) for out in ('ref.npz', 'real/mine.npz')] == [0, 1] and 'fingerprint is' in capsys.readouterr().err
+
+def test_small_classes_and_results_among_the_pictures(home, tmp_path, capsys):
+    base = ['eval', 'generation', '--gen', str(home/'made'), '--ref', str(home/'real'), '--features', f'timm:{home/"net"}', '--json']
+    assert run([*base, '--metrics', 'kid', '--kid-subset-size', '20', '--per-class']) == 0
+    r = json.loads(capsys.readouterr().out)
+    assert r['metrics']['kid_timm'] is not None and r['classes']['cat']['reasons']['kid_timm'] == 'kid in subsets of 20 needs as many images on each side, got 12'
+    assert run([*base, '--metrics', 'fid', '--train', str(home/'real'), '--test', str(home/'real'), '--out', str(home/'made/out')]) == 2
+    assert 'lies in' in capsys.readouterr().err and not (home/'made/out').exists()
 
 def test_generation_without_inception(home, tmp_path, capsys, monkeypatch):
     args = ['eval', 'generation', '--gen', str(home/'made'), '--ref', str(home/'real'), '--features', 'inception', '--features', f'timm:{home/"net"}', '--per-class']

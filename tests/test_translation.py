@@ -49,6 +49,10 @@ def test_random_features_are_not_reported(place, tmp_path):
     status, _, err = measure(place, '--test-a', place/'A', '--features', 'random', '--out', tmp_path/'o')
     assert status == 2 and err == 'vaetag: features random: is for tests and is not reported\n' and not (tmp_path/'o').exists()
 
+def test_kid_subsets_are_checked_before_the_work(place, tmp_path):
+    status, _, err = measure(place, '--test-a', place/'A', '--test-b', place/'B', '--no-lpips', '--no-clip', '--features', 'toy', '--kid-subset-size', 3, '--out', tmp_path/'o')
+    assert status == 2 and err == 'vaetag: kid subset size 3: from 2 to 2, the pictures of the smaller side\n'
+
 def test_an_untrained_model_writes_the_reconstruction(place, tmp_path):
     status, *_ = shell('translate', str(place/'A'), '--model', str(place/'m'), '--direction', 'a2b', '--device', 'cpu', '--out', str(tmp_path/'o'))
     want = check_picture(Codec.embedded(), place/'A/x/1.png', 32).reconstructed.permute(1, 2, 0).numpy()

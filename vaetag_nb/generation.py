@@ -22,8 +22,8 @@ from .eval.features import FeatureCache, about, extractor, features_of, kind_of,
 from .eval.frechet import FeatureStats
 from .eval import pixels
 from .eval.images import Rule
-from .eval.result import EvalResult, claim, write_result
-from .eval.stats import fid_stats, fingerprint_of, load_stats, preprocess_of, side_of
+from .eval.result import EvalResult, apart, claim, write_result
+from .eval.stats import fid_stats, fingerprint_of, load_stats, names_of, preprocess_of, side_of
 from .eval.weights import Unavailable
 from .infer import Tagger
 from .pictures import strip, to_png
@@ -154,12 +154,13 @@ def _reference(ref:Side, nets, rule, o, deal, main)->tuple: # {metric name: `Fea
                 fid_stats(ref.root, rule, ex, recompute=True, cache=_cache(o), batch_size=o.batch_size, deal=deal, main=main); continue
             if said.get('preprocess') not in (None, preprocess_of(rule)): notes.append(f'{kept.name} of the reference is of pictures read in another way; the pictures themselves are used')
         return {}, print_, notes
-    beside = list_images(ref.root)
-    fingerprint, out = fingerprint_of(ref.root, beside) if beside else '', {}
+    beside, said = list_images(ref.root), load_stats(ref.stats).said
+    mine = beside and (ref.stats.name == 'fid_stats.npz' or said.get('names') == names_of(ref.root, beside))    # else they are others
+    fingerprint, out = fingerprint_of(ref.root, beside) if mine else '', {}
     for name, ex in nets.items():
         if ex is not None: out[name] = load_stats(ref.stats, side_of(ex, rule, fingerprint) | dict(dim=ex.dim), o.strict)
     s = next(iter(out.values()), None) or load_stats(ref.stats, strict=o.strict)
-    unseen = [f'{ref.stats.name}: its pictures are not beside it: whether they have changed is not known'] if s.said.get('fingerprint') and not beside else []
+    unseen = [f'{ref.stats.name}: its pictures are not beside it: whether they have changed is not known'] if s.said.get('fingerprint') and not mine else []
     return out, s.said.get('fingerprint') or hash_file(ref.stats), s.notes + unseen
 
 def _cache(o): return o.cache if str(o.cache) == 'off' or isinstance(o.cache, FeatureCache) else FeatureCache(None if str(o.cache) == 'auto' else o.cache, int(o.cache_max*2**30))
@@ -261,6 +262,7 @@ def evaluate_generation(gen,           # folder of generated pictures
     gen, ref, train, test = (None if x is None else side(x) for x in given.values())
     if any(s is not None and s.stats for s in (gen, train, test)): raise UsageError('statistics can stand for the reference only')
     if o.per_class and ref.stats: raise UsageError(f'per_class: {ref.stats} is one distribution; give the pictures of the reference')
+    if out is not None and train is not None: apart(out, *given.values())
     rule, notes = rule_for(gen, ref, o.size, o.fit, o.filter)
     nets, absent = o.networks(device)
     deal, main = dealing(processes), processes is None or processes.main

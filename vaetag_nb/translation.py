@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'TranslationResult', 'sides_of', 'which', 'common_root', 'references', 'clip_directions', 'tags_to_ignore',
-           'planned', 'json_plain', 'check_strict', 'evaluate_translation', 'collected', 'rows_of', 'write_stats',
-           'write_composites']
+           'planned', 'json_plain', 'check_kid', 'check_strict', 'evaluate_translation', 'collected', 'rows_of',
+           'write_stats', 'write_composites']
 
 # %% ../nbs/08q_translation.ipynb #7523e84c
 import html, json, os
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from PIL import Image
 from .core.errors import UsageError, VaetagError, one_of
 from .core.io import atomic_file, check_folder, read_json, to_json, write_csv, write_json
-from .eval.distribution import missing
+from .eval.distribution import check_subsets, missing
 from .eval.features import kind_of, metric_name
 from .eval.kept_tags import ignored_tags
 from .eval.result import claim
@@ -131,6 +131,12 @@ def json_plain(x):
     "A value as it comes back from a JSON file, to be compared with one."
     return json.loads(to_json(x))
 
+def check_kid(ways, sides, o):
+    "Refuse subsets of the kernel distance that are larger than a set."
+    for d in ways:
+        here, there = sides if d == 'a2b' else sides[::-1]
+        if there.src is not None and not there.single and not here.single and not getattr(o, f'fid_stats_{there.letter}'): check_subsets(o.kid_subsets, o.kid_subset_size, min(len(here.rows), len(there.rows)))
+
 def check_strict(ways, sides, o):
     "Refuse, before any work, sets that are too small for a figure."
     for d in ways:
@@ -160,6 +166,7 @@ def evaluate_translation(model,            # `Translator`, model folder or run f
     todo = which(direction, *sides)
     if o.pairs and any(s.src is None or s.single for s in sides): raise UsageError('--pairs: needs both test folders')
     t.codec, t.rule
+    check_kid(todo, sides, o)
     judges = Judges(o, t.device)
     if o.strict: check_strict(todo, sides, o)
     plan = planned(t, checkpoint or (t.model.folder if isinstance(model, Translator) else model), sides, todo, judges, o, out)

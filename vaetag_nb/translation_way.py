@@ -130,6 +130,7 @@ def sets(self:Way, name:str, # of an extractor
     gen, rec = np.moveaxis(self.column(f'features {name}'), 1, 0)
     m, why, _ = set_metrics(gen, ref, names['d'], '' if name == 'inception' else f'_{name}', o.k, o.kid_subsets, o.kid_subset_size, o.seed)
     for k, f in ((names['vae'], lambda: frechet_distance(rec, ref)), (names['kid_vae'], lambda: kid(rec, ref, o.kid_subsets, o.kid_subset_size, o.seed).value)):
+        if k == names['kid_vae'] and names['kid'] in why and not isinstance(ref, FeatureStats): m[k], why[k] = None, why[names['kid']]; continue
         if isinstance(ref, FeatureStats) and k == names['kid_vae']: m[k], why[k] = None, f'{k} needs the pictures of the reference; its statistics are mean and covariance only'; continue
         try: m[k] = f()
         except Unavailable as e: m[k], why[k] = None, str(e)

@@ -228,14 +228,16 @@ def metric_names(want, name='fid', suffix='')->list:
 
 def missing(n, m,          # generated and reference pictures; `None` where statistics do not say
             lone=False,    # of the reference there are only statistics
-            name='fid', suffix='', want=METRICS, k=5)->dict: # {name: reason}
+            name='fid', suffix='', want=METRICS, k=5,
+            subset_size=None)->dict: # pictures of a subset of the kernel distance; {name: reason}
     "What will have no value of so many pictures."
     of, why = lambda key: metric_names([key], name, suffix), {}
     less = min(x for x in (n, m) if x is not None)
     def put(names, reason): why.update({x: reason for x in names if x not in why})
     for key in ('kid', 'prdc', 'floor')*lone: put(of(key), f'{dict(kid="kid", prdc="precision and recall", floor="the floor")[key]}: needs the pictures of the reference; its statistics are mean and covariance only')
     if less < 2: put([name, f'{name}_inf'], f'fid needs at least 2 images on each side, got {less}'); put(of('kid'), f'kid needs at least 2 images on each side, got {less}')
-    if less < 4: put(of('kid')[1:], f'{of("kid")[1]} needs at least 4 images on each side, got {less}')
+    if subset_size and less < subset_size: put(of('kid'), f'kid in subsets of {subset_size} needs as many images on each side, got {less}')
+    if less < 4 and not subset_size: put(of('kid')[1:], f'{of("kid")[1]} needs at least 4 images on each side, got {less}')
     if n < 200: put(of('fid_inf'), f'{name}_inf needs at least 200 generated images, got {n}')
     if less <= k: put(of('prdc'), f'precision and recall with k={k} need more than {k} images on each side, got {less}')
     if m is not None and m < 4: put(of('floor'), f'the floor needs at least 4 reference images, got {m}')
@@ -252,7 +254,7 @@ def set_metrics(gen,                # features (n, D)
                 )->tuple:           # {name: value or `None`}, {name: reason}, settings
     "Distance, kernel distance, extrapolation, precision and recall, floor of two sets of features."
     lone = isinstance(ref, FeatureStats)
-    why = missing(len(gen), ref.n if lone else len(ref), lone, name, suffix, want, k)
+    why = missing(len(gen), ref.n if lone else len(ref), lone, name, suffix, want, k, subset_size)
     found = dict(fid=lambda: (frechet_distance(gen, ref),), kid=lambda: kid(gen, ref, subsets, subset_size, seed), fid_inf=lambda: (fid_infinity(gen, ref, seed, name),),
                  prdc=lambda: prdc(ref, gen, k), floor=lambda: fd_floor(ref, seed)[:1])
     m = {}

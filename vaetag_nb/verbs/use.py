@@ -269,8 +269,10 @@ class EvalRecon(FromData):
     def pictures(self):
         "Paths and ids: of every picture in a folder, whatever it is tagged with; or of the records of a data set"
         from vaetag_nb.data.images import list_images
+        from vaetag_nb.eval.result import apart
         if self.layout != 'auto' or not Path(self.data).is_dir(): return self.read(self.data)
         if not (files := list_images(self.data)): raise VaetagError(f'no images found under {self.data}')
+        if self.out is not None: apart(self.out, self.data)
         return SimpleNamespace(paths=[*map(str, files)], ids=[p.relative_to(self.data).as_posix() for p in files])
     def __call__(self):
         from vaetag_nb.eval.images import Rule
