@@ -1,10 +1,11 @@
 "Translating and measuring a translator, by the command: what sections 5 to 8 of the contract ask"
 import csv, importlib, json
 from dataclasses import fields
-import numpy as np, pytest, torch
+import numpy as np, pytest, torch, yaml
 from PIL import Image
+from test_migrate import parsed
 from vaetag_nb.bucketing import Preprocess
-from vaetag_nb.core.config import build, nested
+from vaetag_nb.core.config import build
 from vaetag_nb.core.rng import seeded
 from vaetag_nb.data.synth import scene
 from vaetag_nb.data.tags import Vocab
@@ -12,7 +13,7 @@ from vaetag_nb.eval.features import KINDS, RandomFeatures
 from vaetag_nb.eval.images import Rule
 from vaetag_nb.eval.stats import fid_stats
 from vaetag_nb.latents.codec import Codec
-from vaetag_nb.migrate_cyclegan import DEFAULTS, GAN_SCRIPTS, MOVED, gan_command
+from vaetag_nb.migrate_cyclegan import DROPPED, GAN_SCRIPTS, MOVED, any_config, cyclegan_settings, gan_command
 from vaetag_nb.models.cyclegan import generator
 from vaetag_nb.models.cyclegan_folder import CycleGan, save_cyclegan
 from vaetag_nb.models.latent_tagger import build_head, save_model
@@ -191,10 +192,72 @@ def test_latents_are_made_by_the_command_that_is_said(place, tmp_path, old):
     status, out, err = shell(*words[0][1:])
     assert (status, len(words)) == (0, 1) and '2 encoded' in out, err
 
-def test_every_setting_of_the_original_has_one_here():
-    values = {'precision': 'auto', 'codec.family': 'sd15', 'eval.lpips': True, 'eval.clip': True, 'eval.save_images': True, 'eval.compact_paths': True, 'data.latents_scaled': True, 'model.global_residual': True}
-    texts = {'data.a_dir', 'data.b_dir', 'device', 'out', 'model.init', 'codec.vae', 'codec.subfolder', 'model.out_activation', *(f'eval.{k}' for k in ('test_a', 'test_b', 'model', 'out', 'device', 'clip_model', 'clip_cache'))}
-    build(CycleGanConfig, nested(DEFAULTS | {k: values.get(k, 'none' if k in texts else 1) for k in MOVED.values()}), '')
+OLD = """
+data: {a_dir: la, b_dir: lb, latents_scaled: true, latent_divisor: 10}
+model: {in_channels: 4, ngf: 48, ndf: 24, n_res_blocks: 5, d_layers: 3, out_activation: tanh}
+train: {epochs: 20, batch_size: 3, seed: 7, num_workers: 2, device: cpu, amp: false, lr: 0.001, beta1: 0.4, beta2: 0.99, lr_constant_epochs: 9, lr_decay_epochs: 12, lambda_cyc: 8, lambda_id: 0.3,
+        d_loss_scale: 0.25, fake_buffer_size: 40, fake_buffer_prob: 0.6, checkpoint_dir: outputs/model, resume: true, resume_path: last.pt, resume_restore_rng: true}
+logging: {log_dir: outputs/logs, log_file: train_log.jsonl, tqdm_ncols: 100, tqdm_bar_len: 20}
+visualization: {every_epochs: 3, out_dir: outputs/vis, num_samples: 2, vae_model_name_or_path: stable-diffusion-v1-5/stable-diffusion-v1-5, vae_subfolder: vae, vae_scaling_factor: 0.18215}
+eval: {testA_dir: ta, testB_dir: tb, checkpoint_path: last.pt, out_dir: outputs/eval, image_size: 128, batch_size: 5, max_src_samples: 6, save_images: true, disable_lpips: true, disable_clip: true,
+       clip_model_id: openai/clip, clip_cache_dir: cc, compact_paths: true, device: cpu, amp_bf16: true, clip_local_files_only: true, clip_use_safetensors: true, max_ref_cache: 1, max_ref_compare: 1,
+       cache_dir: c, force_regen_cache: true}
+cyclegan_eval: {whatever: 1}
+"""
+OURS = {'data': dict(a_dir='la', b_dir='lb', latents_scaled=True, latent_divisor=10., val=0.), 'model': dict(in_channels=4, ngf=48, ndf=24, n_res_blocks=5, d_layers=3, out_activation='tanh', init='last.pt',
+        generator='classic', discriminator='classic'), 'optim': dict(lr=.001, beta1=.4, beta2=.99), 'schedule': dict(rule='original', constant_epochs=9, decay_epochs=12),
+        'loss': dict(lambda_cyc=8., lambda_id=.3, d_scale=.25), 'buffer': dict(size=40, prob=.6), 'progress': dict(ncols=100, bar_len=20), 'preview': dict(every_epochs=3, num_samples=2),
+        'codec': dict(vae='hub:stable-diffusion-v1-5/stable-diffusion-v1-5', subfolder='vae', family='sd15'),
+        'eval': dict(test_a='ta', test_b='tb', model='last.pt', out='outputs/eval', image_size=128, fit='squash', filter='bicubic', batch_size=5, max_images=6, save_images=True, lpips=False, clip=False,
+                     clip_model='openai/clip', clip_cache='cc', compact_paths=True, device='cpu'),
+        None: dict(epochs=20, batch_size=3, seed=7, workers=2, device='cpu', precision='fp32', out='outputs/model', keep_every=1)}
+
+def test_every_setting_of_the_original_has_one_here(tmp_path):
+    (tmp_path/'old.yaml').write_text(OLD)
+    old, (ours, notes) = yaml.safe_load(OLD), any_config(tmp_path/'old.yaml')
+    asked = {f'{s}.{k}' for s, d in old.items() for k in d if s != 'cyclegan_eval'}
+    assert asked == (MOVED.keys() | DROPPED.keys()) - {'model.global_residual'}
+    cfg = build(CycleGanConfig, ours, '')
+    for section, want in OURS.items():
+        got = cfg if section is None else getattr(cfg, section)
+        assert {k: getattr(got, k) for k in want} == want, section
+    renamed = {k: v for k, v in MOVED.items() if k != v}
+    assert all(sum(n.startswith((f'{k} -> {v}', f'{k}: ')) for n in notes) == 1 for k, v in (renamed | DROPPED).items())      # each one said, and said once
+    bare = build(CycleGanConfig, cyclegan_settings(dict(train={}))[0], '')
+    assert (bare.epochs, bare.seed, bare.model.ngf, bare.model.ndf, bare.model.n_res_blocks, bare.schedule.constant_epochs, bare.schedule.decay_epochs, bare.eval.image_size, bare.eval.batch_size) == (50, 42, 32, 32, 6, 100, 100, 256, 8)
+    scale = lambda x: cyclegan_settings(dict(visualization=dict(vae_scaling_factor=x)))[0]['codec']
+    assert scale(.13025) == dict(family='sdxl') and scale(.5) == dict(config=dict(scaling_factor=.5))
+
+@pytest.mark.parametrize('old,said', [(dict(train=dict(amp='false')), "train.amp: expected bool, got 'false'"), (dict(eval=dict(disable_clip='no', testA_dir='a')), 'eval.disable_clip: expected bool'),
+    (dict(visualization=dict(vae_scaling_factor='x')), 'visualization.vae_scaling_factor: expected float'), (dict(train=dict(resume='yes', resume_path='a')), 'train.resume: expected bool'),
+    (dict(train=dict(batchsize=3)), "train.batchsize: unknown key. Did you mean 'train.batch_size'"), (dict(train=[1]), 'train: not a section'), (dict(train=dict(epochs='many')), 'epochs: expected'),
+    (dict(train={}, data=dict(a_dir='x', b_dir=None)), 'data.b_dir: not given'), (dict(train=dict(epochs=300), data=dict(a_dir='x', b_dir='y')), '101 of 300 epochs would train at rate 0')])
+def test_wrong_settings_of_the_original_are_wrong_arguments(tmp_path, old, said):
+    (tmp_path/'old.yaml').write_text(yaml.safe_dump(old))
+    status, _, err = shell('train', 'cyclegan', str(tmp_path/'old.yaml'))
+    last = err.splitlines()[-1]
+    assert status == 2 and last.startswith('vaetag: ') and said in last, err
+
+COMMANDS = [('train_latent_cyclegan.py --config X', ['train cyclegan X']),
+    ('eval_latent_cyclegan.py --config c --checkpoint m.pt --testA a --testB b --out_dir o --fid_statsA fa --fid_statsB fb --image_size 64 --batch_size 2 --max_src_samples 3',
+     ['eval translation m.pt --config c --test-a a --test-b b --out o --fid-stats-a fa --fid-stats-b fb --image-size 64 --batch-size 2 --max-images 3']),
+    ('eval_latent_cyclegan.py --disable_lpips --disable_clip --clip_model_id i --clip_cache_dir d --clip_local_files_only --compact_paths --device cpu --no_amp_bf16 --save_images --vae_model v --vae_subfolder s '
+     '--vae_scaling_factor 0.18215 --max_ref_cache 1 --max_ref_compare 1 --cache_dir d --force_regen_cache',
+     ['eval translation --no-lpips --no-clip --clip-model i --clip-cache d --compact-paths --device cpu --save-images --vae v --vae-subfolder s --vae-scaling-factor 0.18215']),
+    ('eval_single_image.py --image p --checkpoint m', ['eval translation m --image p']), ('eval_single_image.py --imageA p --imageB q --no_save_images', ['eval translation --image-a p --image-b q --no-save-images']),
+    ('precompute_fid_vectors.py D', ['eval fid-stats D --vectors']),
+    ('make_pt_dataset_sd15_vae.py --dataset_dir D --out_dir O --splits trainA,testB --resolution 256', [f'latents encode D/{s} --out O/{s} --resolution 256 --fit squash --filter bicubic' for s in ('trainA', 'testB')]),
+    ('make_pt_dataset_sd15_vae.py --dataset_dir D --out_dir O', ['latents encode D --out O --fit floor']),
+    ('make_pt_dataset_sd15_vae.py --dataset_dir D --out_dir O --no_auto_resize_to_multiple_of_8', ['latents encode D --out O --fit none']),
+    ('utils/size.py D', ['latents info D']), ('utils/stats.py D --limit 9', ['latents info D --limit 9'])]
+
+@pytest.mark.parametrize('old,ours', COMMANDS, ids=range(len(COMMANDS)))
+def test_every_command_of_the_original_has_one_here(old, ours, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'c').write_text('eval: {k: 3}')
+    got = gan_command(f'python {old}').commands
+    assert [sorted(c) for c in got] == [sorted(['vaetag', *o.split()]) for o in ours]
+    for c in got: parsed(c[1:], monkeypatch)      # each is understood
 
 def test_the_original_yaml_trains_translates_and_is_measured(place, tmp_path):
     "The vertical: pictures in two folders, the old form of the settings, a model, pictures of the other domain, figures"

@@ -11,7 +11,7 @@ __all__ = ['SAME', 'MOVED', 'DROPPED', 'DEFAULTS', 'SECTIONS', 'SCALES', 'GAN_SC
 import re
 from pathlib import Path
 import pandas as pd
-from .core.config import build, nested, read_yaml
+from .core.config import build, coerce, nested, read_yaml
 from .core.errors import UsageError, VaetagError, nearest
 from .eval.images import Rule
 from .latents.codec import Codec
@@ -67,11 +67,11 @@ def hub_vae(name:str)->tuple: # how we name it, a note or `None`
 def _value(k, v, notes):
     "A value of the original as {our key: value}"
     to = MOVED[k]
-    if k == 'train.amp': return {to: 'auto' if v else 'fp32'}
-    if k.startswith('eval.disable'): return {to: not v}
+    if k == 'train.amp': return {to: 'auto' if coerce(bool, v, k) else 'fp32'}
+    if k.startswith('eval.disable'): return {to: not coerce(bool, v, k)}
     if k == 'visualization.vae_scaling_factor':
-        family = family_of(v)
-        return {} if v is None else {to: family} if family else {'codec.config': dict(scaling_factor=float(v))}
+        family = family_of(v := coerce(float|None, v, k))
+        return {} if v is None else {to: family} if family else {'codec.config': dict(scaling_factor=v)}
     if k == 'visualization.vae_model_name_or_path' and v:
         v, note = hub_vae(str(v))
         notes += [note] if note else []
@@ -84,12 +84,12 @@ def cyclegan_settings(d:dict, # content of the original's YAML
     out, notes = dict(DEFAULTS), ['data.val 0: validation is on training samples, as before', 'generator and discriminator classic, as before']
     for section, values in d.items():
         if section == 'cyclegan_eval': notes.append('cyclegan_eval: had no effect there'); continue
-        if not isinstance(values, dict): raise VaetagError(f'{where}: {section}: not a section')
+        if not isinstance(values, dict): raise UsageError(f'{where}: {section}: not a section')
         for k, v in values.items():
             key = f'{section}.{k}'
             if key in DROPPED: notes.append(f'{key}: {DROPPED[key]}'); continue
             if key not in MOVED: raise UsageError(f'{where}: {key}: unknown key.{nearest(key, MOVED)}')
-            if key == 'train.resume_path' and (not v or not (d.get('train') or {}).get('resume')): continue
+            if key == 'train.resume_path' and not (v and coerce(bool, d['train'].get('resume', False), 'train.resume')): continue
             new = _value(key, v, notes)
             out |= new
             if key not in SAME and (new and [*new] != [key]): notes.append(f'{key} -> {", ".join(new)}')
@@ -145,7 +145,7 @@ GAN_SCRIPTS = {
     'eval_latent_cyclegan.py': Script('eval translation', _EVAL, 'beside each figure stands what the VAE alone gives'),
     'eval_single_image.py': Script('eval translation', _EVAL | dict(image=_f('--image'), imageA=_f('--image-a'), imageB=_f('--image-b'), no_save_images=_f('--no-save-images', 'switch')), 'fid of one picture is empty, with the reason'),
     'precompute_fid_vectors.py': Script('eval fid-stats', dict(dir=_f('DIR'), device=_f('--device'), batch_size=_f('--batch-size'), num_workers=_f(None, why='not needed'), mode=_f(None, why='always clean'), stats_name=_f('--out', why='a path, not a name in the folder')), 'vectors go into DIR.vectors', ('dir',)),
-    'make_pt_dataset_sd15_vae.py': Script('latents encode', dict(dataset_dir=_f('DIR'), out_dir=_f('--out'), splits=_f(None, why='one command for each split'), resolution=_f('--resolution'), no_auto_resize_to_multiple_of_8=_f(None, 'switch', 'sides are cut to multiples of the VAE\'s cell'),
+    'make_pt_dataset_sd15_vae.py': Script('latents encode', dict(dataset_dir=_f('DIR'), out_dir=_f('--out'), splits=_f(None, why='one command for each split'), resolution=_f('--resolution'), no_auto_resize_to_multiple_of_8=_f(None, 'switch', 'pictures whose sides are no multiples of 8 are named and left out'),
                                           vae_model=_f('--vae'), device=_f('--device'), batch_size=_f('--codec.batch-size')), 'a store, not a folder of .pt; the posterior mean'),
     'size.py': _INFO, 'stats.py': _INFO}
 
@@ -162,7 +162,7 @@ def gan_command(text)->Migration:
     splits = [x for x in str(given.get('splits', '')).replace(',', ' ').split()]
     head = ['vaetag', *s.verb.split()]
     if name.startswith('make_pt'):
-        flags += ['--fit', 'squash', '--filter', 'bicubic'] if 'resolution' in given else ['--fit', 'floor']
+        flags += ['--fit', 'squash', '--filter', 'bicubic'] if 'resolution' in given else ['--fit', 'none' if 'no_auto_resize_to_multiple_of_8' in given else 'floor']
         out = given.get('out_dir', 'latents')
         rest = [w for i, w in enumerate(flags) if w != '--out' and (not i or flags[i-1] != '--out')]
         commands = [[*head, f'{first[0]}/{x}', '--out', f'{out}/{x}', *rest] for x in splits] or [[*head, *first, '--out', out, *rest]]

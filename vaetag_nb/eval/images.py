@@ -147,7 +147,7 @@ class Rule:
     size: int|tuple|None = None # side of a square, or (width, height), pixels; none with floor and none
     fit: str = 'crop'           # crop, pad, squash, floor or none
     filter: str = 'lanczos'     # of the resize
-    multiple: int = 1           # floor: the sides are multiples of it, pixels
+    multiple: int = 1           # the sides are multiples of it, pixels: made so by floor; with none another picture cannot be used
 
     def __post_init__(self):
         for name, known in [('fit', RULES), ('filter', FILTERS)]:
@@ -177,7 +177,7 @@ def assign(self:Rule, w, h)->tuple: # int arrays (n,): widths and heights as rea
 @patch
 def check(self:Rule, multiple:int):
     "Refuse a size that is no multiple of `multiple` pixels, a VAE's cell."
-    if self.fit == 'none' or self.fit == 'floor' and self.multiple % multiple:
+    if self.free and self.multiple % multiple:
         raise UsageError(f'fit {self.fit}: the VAE needs sides that are multiples of {multiple}; take floor')
     for s in () if self.free else self.target:
         if s % multiple: raise UsageError(f'size: {s} is no multiple of {multiple}, the pixels of a latent cell')
@@ -191,7 +191,9 @@ def load(self:Rule, paths, size, us=None, threads=None)->Loaded:
         try: a = pixels(read(paths[i]))
         except ImageError as e: return e.reason
         x, y = ((n - s)//2 for n, s in zip(size_of(a), size))
-        if min(x, y) < 0: return f'{size_of(a)[0]} x {size_of(a)[1]} pixels, less than a cell of {self.multiple}'
+        w, h = size_of(a)
+        if min(x, y) < 0: return f'{w} x {h} pixels, less than a cell of {self.multiple}'
+        if self.fit == 'none' and (w % self.multiple or h % self.multiple): return f'{w} x {h} pixels, no multiples of {self.multiple} (fit none)'
         boxes[i] = x, y, x + size[0], y + size[1]
         out[i] = torch.from_numpy(np.array(cut(a, boxes[i].tolist())))
     threads = min(cores(), 8) if threads is None else threads

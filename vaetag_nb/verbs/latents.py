@@ -39,7 +39,7 @@ def latents_encode(args):
         flip: bool = False                    # also the mirrored pictures, the same as --image.flip
         space: Literal['raw', 'model']|None = None # of --format safetensors and npz: posterior means as they are, or as diffusion models take them; none: raw
         resolution: int|None = None           # a square of so many pixels, by --fit and --filter, in place of --image.*
-        fit: Literal['crop', 'pad', 'squash', 'floor']|None = None # how another ratio is met; floor: own size, edges cut to whole cells of the VAE; none: crop
+        fit: Literal['crop', 'pad', 'squash', 'floor', 'none']|None = None # how another ratio is met (left out: crop); floor: own size, edges cut to whole cells of the VAE; none: own size, other pictures cannot be used
         filter: Literal['lanczos', 'bicubic', 'bilinear']|None = None # of the resize; none: lanczos
         device: str|None = None               # cpu, cuda; none: the best there is
         image: ImageConfig = field(default_factory=ImageConfig)
@@ -55,7 +55,7 @@ def _read_by(o, multiple):
     from vaetag_nb.eval.images import Rule
     if (o.resolution, o.fit, o.filter) == (None, None, None): return o.image.preprocess(multiple)
     try:
-        r = Rule(o.resolution, o.fit or 'crop', o.filter or 'lanczos', multiple if o.fit == 'floor' else 1)
+        r = Rule(o.resolution, o.fit or 'crop', o.filter or 'lanczos', multiple if o.fit in ('floor', 'none') else 1)
         r.check(multiple)
     except UsageError as e: raise UsageError(str(e).replace('size: ', '--resolution ').replace('fit ', '--fit ', 1).replace('leave out size', 'leave out --resolution').replace('give the size', 'give --resolution')) from None
     return r
