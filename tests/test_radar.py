@@ -1,5 +1,6 @@
 """Radar: what the contract measures of simulated walkers and of real recordings, across rooms and through the command."""
 import json, os, signal, subprocess, sys, time
+from importlib.util import find_spec
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
@@ -172,12 +173,13 @@ def test_errors_are_one_line_with_the_right_status(tmp_path, monkeypatch):
     np.save(tmp_path/'one.npy', np.arange(9.)); np.save(tmp_path/'o.npy', np.array([{}], object)); np.save(tmp_path/'nan.npy', np.r_[np.ones(400), np.nan] + 0j); np.save(tmp_path/'zero.npy', np.zeros(4000, complex))
     np.save(tmp_path/'short.npy', np.ones(99, complex)); np.save(tmp_path/'map.npy', np.ones((9, 9), complex)); np.save(tmp_path/'s.npy', np.random.default_rng(0).random((9, 9)))
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)).save(tmp_path/'p.png')
+    (tmp_path/'a.h5').write_bytes(b'x')
     known = ['--prf-hz', '2560', '--fc-hz', '24e9']
     for name, args, code, why in [('one.npy', known, 2, 'shape (9,): one channel'), ('o.npy', known, 1, 'Object arrays cannot be loaded'), ('nan.npy', known, 1, '1 samples are not finite, the first is number 400'),
                                   ('zero.npy', known, 1, 'silent'), ('short.npy', [*known, '--highpass-mps', '0'], 1, '99 samples, fewer than the 160'), ('map.npy', known, 2, 'shape (9, 9): if these are sweeps'),
                                   ('short.npy', ['--prf-hz', '2560'], 2, 'does not say fc_hz: give --fc-hz'), ('s.npy', [], 2, '9 frames, and a window needs 128'), ('s.npy', ['--key', 'a', '--kind', 'fmcw'], 2, 'give --prf-hz and --fc-hz and --bandwidth-hz'),
                                   ('p.png', ['--invert-colormap', 'jet'], 1, 'does not look like the colour map jet: mean distance'), ('p.png', [], 2, 'a coloured picture'),
-                                  ('none.npy', [], 2, 'no such file or folder'), ('s.npy', ['--pattern', 'x(?P<user>1)'], 2, 'none of 1 files, such as s.npy')]:
+                                  ('none.npy', [], 2, 'no such file or folder'), ('a.h5', [], 1, 'cannot read' if find_spec('h5py') else "a.h5: HDF5 needs h5py: pip install 'vaetag_nb[hdf5]'"), ('s.npy', ['--pattern', 'x(?P<user>1)'], 2, 'none of 1 files, such as s.npy')]:
         status, out, err = shell('data', 'radar', '--out', str(tmp_path/'out'), '--input', str(tmp_path/name), *args)
         assert status == code and why in err and err.count('\n') == 1 and not out, (name, err)
     assert not (tmp_path/'out').exists()

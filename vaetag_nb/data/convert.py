@@ -58,7 +58,7 @@ def find_recordings(src, kind='auto')->tuple: # paths relative to the folder, in
             else: files.append(p)
     return sorted(files, key=natural), left
 
-# %% ../../nbs/01_data/68a_convert.ipynb #8324080d
+# %% ../../nbs/01_data/68a_convert.ipynb #a305cfe5
 @dataclass(frozen=True)
 class Conversion:
     "How recordings become a set."
@@ -87,6 +87,7 @@ def converted(path, c:Conversion, known:dict)->Spectrogram:
     floor = c.stft.floor_db if isinstance(x, Recording) or c.reading.span_db is None else c.reading.span_db
     spec = common_grid(spec) if c.grid == 'common' else spec
     meta = spec.meta | dict(source=true_source((x.meta.get('source'), own and own['source']), c.source))
+    if isinstance(x, Recording): meta['seconds'] = x.seconds
     return Spectrogram(np.clip(spec.db, -floor, 0), spec.velocity_mps, spec.time_s, floor, meta)
 
 # %% ../../nbs/01_data/68a_convert.ipynb #245b0456

@@ -181,7 +181,7 @@ def readme(d)->str:
            + d['simulated']*' A result on these walkers is a result on simulated walkers, not on people.')
     return f"{HEADINGS[d['source']]}\n\n{parameters_in_words(d)}\n\n{how}\n\nSources:\n\n{CITATIONS}\n"
 
-# %% ../../nbs/01_data/66_radar_set.ipynb #50d9c8f0
+# %% ../../nbs/01_data/66_radar_set.ipynb #e316c2ab
 MARK = '.unfinished.jsonl'
 
 def begin(out, d, overwrite=False)->dict: # {(user, recording): row} of what is done
@@ -196,6 +196,7 @@ def begin(out, d, overwrite=False)->dict: # {(user, recording): row} of what is 
             raise VaetagError(f"{out}: holds another data set ({str(old.get('fingerprint'))[:12]}, asked for {d['fingerprint'][:12]}); first difference: {first}; --overwrite replaces it")
         shutil.rmtree(out); old = None
     if old is None: append_jsonl(out/MARK, d) if out.is_dir() else (out.mkdir(parents=True), append_jsonl(out/MARK, d))
+    for torn in out.rglob('.*.tmp'): torn.unlink()              # what a killed run was writing
     done = read_jsonl(out/MARK)[1:] if (out/MARK).exists() else pd.read_csv(out/'recordings.csv', usecols=['user', 'recording']).to_dict('records')
     return {(r['user'], r['recording']): r for r in done}
 

@@ -15,12 +15,13 @@ from tyro.conf import FlagCreatePairsOff
 from ..core.errors import UsageError
 from .base import Outcome, name_failed, verb
 
-# %% ../../nbs/11_verbs/12_radar.ipynb #f7ca43ba
+# %% ../../nbs/11_verbs/12_radar.ipynb #9fb52331
 Switch = Annotated[bool, FlagCreatePairsOff]
 
 @dataclass(kw_only=True)
 class Transform:
-    "Flags of the short-time Fourier transform and of the windows."
+    "Where the set goes; flags of the short-time Fourier transform and of the windows."
+    out: Path                         # folder of the data set
     window_s: float = .0625           # window in seconds
     hop_s: float = .015625            # step from a window to the next, seconds
     window: int|None = None           # window in samples, instead of seconds
@@ -72,12 +73,11 @@ class FromRecordings(Transform):
         where = dict(w.split('=', 1) for w in self.where)
         return dict(reading=Reading(**own, colormap=self.invert_colormap), stft=self.stft(), frames=self.frames, step=self.step, grid=self.grid, source=self.source, pattern=self.pattern, where=where)
 
-# %% ../../nbs/11_verbs/12_radar.ipynb #039e12cb
+# %% ../../nbs/11_verbs/12_radar.ipynb #e61a96b0
 @verb('data radar')
 @dataclass(kw_only=True)
 class DataRadar(FromRecordings):
     "Simulate walkers before a radar, or convert recordings: class folders of spectrograms, with tables."
-    out: Path                         # folder of the data set
     users: int|None = None            # how many are simulated, ID_1, ID_2, ...; none: 31
     ids: tuple[int, ...]|None = None  # their numbers, instead of --users
     recordings: int = 10              # of each user
@@ -105,7 +105,7 @@ class DataRadar(FromRecordings):
         return _simulated(self) if self.input is None else _converted(self)
 
 ALWAYS = {f.name for f in dc.fields(FromRecordings)} - {f.name for f in dc.fields(Transform)}
-SIMULATED = {f.name for f in dc.fields(DataRadar)} - {f.name for f in dc.fields(FromRecordings)} - {'out', 'fc_hz', 'prf_hz', 'png', 'colormap', 'overwrite'}
+SIMULATED = {f.name for f in dc.fields(DataRadar)} - {f.name for f in dc.fields(FromRecordings)} - {'fc_hz', 'prf_hz', 'png', 'colormap', 'overwrite'}
 
 # %% ../../nbs/11_verbs/12_radar.ipynb #38d490a1
 SAID = dict(simulated='SIMULATED', measured='MEASURED', unknown='UNKNOWN ORIGIN', mixed='MIXED')
