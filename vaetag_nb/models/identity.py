@@ -72,7 +72,7 @@ def verify(a, b)->torch.Tensor: # embeddings (..., dim) of length 1
     "The cosine of embeddings: how sure it is that they show one person, in [-1, 1]."
     return (a*b).sum(-1)
 
-# %% ../../nbs/05_models/88_identity.ipynb #a6acc091
+# %% ../../nbs/05_models/88_identity.ipynb #f19b4a7f
 @dataclass
 class Identity:
     "An identity network with all that is known of it."
@@ -115,6 +115,7 @@ def identity_card(m)->str: # markdown
     return '\n'.join(['---', 'library_name: vaetag_nb', 'tags: [verification, identity]', '---', f'# Identity of {len(m.users)} users', '', mark, '', f"{m.net.args['backbone'] if m.net.args['space'] == 'pixels' else 'trunk'} on {m.net.args['space']}, "
         f"{sum(p.numel() for p in m.net.parameters()):,} parameters; random initial weights.", *(['', '## Results', '', '| figure | value |', '|---|---|', *rows] if rows else []), ''])
 
+# %% ../../nbs/05_models/88_identity.ipynb #f15cedb3
 def load_identity(path, device='cpu')->Identity: # model folder, or run folder (its `best/`)
     "The identity model of a folder, in evaluation mode."
     folder = best_of(path)

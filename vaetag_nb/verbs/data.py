@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 from tyro.conf import FlagCreatePairsOff
-from ..core.errors import UsageError
+from ..core.errors import UsageError, VaetagError
 from ..core.progress import say
 from .base import FromData, Outcome, aligned, named, parse, verb
 
@@ -55,7 +55,7 @@ class DataTestset:
 class DataSplit(FromData):
     "Divide the records into train, val and test without leaks; the split is written once, and reused if nothing else is asked for."
     data: named(str, 'DATA')                   # metadata JSON, folder, Parquet, CSV or JSONL
-    method: Literal['stratified', 'random', 'hash', 'modulo', 'newest', 'column']|None = None # how sides are drawn; none: stratified
+    method: Literal['stratified', 'random', 'hash', 'modulo', 'newest', 'column', 'recording']|None = None # how sides are drawn; recording: whole recordings within each user of class folders; none: stratified
     val: float|None = None                    # share of the validation side; none: 0.1
     test: float|None = None                   # share of the test side; none: 0.1
     test_ids: str|None = None                 # numbers of the test side of newest, such as 8600000-
@@ -64,10 +64,12 @@ class DataSplit(FromData):
     group_by: tuple[str, ...]|None = None     # what keeps records together: sha256 (content), phash, phash:BITS (looks), parent, group, column:NAME; none: content, looks where they are stored, and the table's groups
     seed: int|None = None                     # of the draw; none: 0
     extend: bool = False                      # keep the sides of an existing split and assign only new records
-    out: Path = Path('split.parquet')         # file to write; one that is there is used as it is, and other settings than its own are an error
+    out: Path|None = None                     # file to write; one that is there is used as it is, and other settings than its own are an error; none: split.parquet, of recordings split.json
     def __call__(self):
         from vaetag_nb.data import split
         if self.method == 'newest' and self.test is not None: raise UsageError('--test: the test side of newest is --test-ids')
+        if self.method == 'recording': return self.by_recording()
+        self.out = self.out or Path('split.parquet')
         if self.rest is not None and self.method != 'newest': raise UsageError('--rest: is how newest draws train and val; leave it out, or say --method newest')
         table, old = self.read(self.data), split.Split.read(self.out) if self.out.exists() else None
         s = split.ensure(self.out, table, self.extend, strict=True, method=self.method, val=self.val, test=self.test, seed=self.seed, group_by=self.group_by, no_val=self.no_val, test_ids=self.test_ids, rest=self.rest)
@@ -75,6 +77,18 @@ class DataSplit(FromData):
         sizes, done = s.sizes, 'written' if old is None else 'reused' if len(s) == len(old) else 'extended'
         return Outcome(dict(sizes=sizes, fingerprint=s.fingerprint, quality=s.quality, out=str(self.out), done=done),
                        f"{self.out}: {', '.join(f'{n} {k}' for k, n in sizes.items())} ({done})\n\n{s.report().to_string(index=False, na_rep='', float_format='{:.3g}'.format)}")
+    def by_recording(self):
+        "The sides of class folders"
+        from vaetag_nb.data.users import UserSplit, read_users
+        odd = [k for k in ('test_ids', 'rest', 'group_by') if getattr(self, k)] + ['extend']*self.extend
+        if odd: raise UsageError(f"--{odd[0].replace('_', '-')}: does not go with --method recording")
+        out, either = self.out or Path('split.json'), lambda v, own: own if v is None else v
+        d = read_users(self.data, 'folders-any' if self.layout == 'folders-any' else 'folders', max_bad=self.max_bad)
+        s = d.split(either(self.val, .15), either(self.test, .15), either(self.seed, 0))
+        old = UserSplit.read(out) if out.exists() else None
+        if old is not None and old != s: raise VaetagError(f'{out}: holds a split of other data or of other settings; choose another file, or delete it')
+        s.write(out)
+        return Outcome(dict(counts=s.counts, unit=s.unit, users=len(d.users), fingerprint=s.data_fingerprint, out=str(out)), f"{out}: {', '.join(f'{n} {k}' for k, n in s.counts.items())} ({s.unit}s)\n\n{s.by_user().to_string(index=False)}")
 
 # %% ../../nbs/11_verbs/10_data.ipynb #baeedde2
 @verb('data vocab')
