@@ -1,5 +1,5 @@
 "`train cyclegan`: goes on bit by bit wherever it was killed, learns, reads every form of latents, the original's checkpoints, and says what is wrong."
-import os, signal, time
+import os, re, signal, time
 from dataclasses import replace
 import numpy as np, pytest, torch, torch.nn.functional as F
 from safetensors.torch import save_file
@@ -14,11 +14,12 @@ from vaetag_nb.models.cyclegan_folder import Space, load_cyclegan
 from vaetag_nb.models.cyclegan_original import original_cyclegan, read_original
 from vaetag_nb.trainers import checkpoint, engine
 from vaetag_nb.trainers.checkpoint import RunFolder
-from vaetag_nb.trainers.cyclegan import train_cyclegan
+from vaetag_nb.trainers.cyclegan import gan_task, train_cyclegan
 from vaetag_nb.trainers.cyclegan_data import LatentSide, PairSource
 from vaetag_nb.trainers.cyclegan_losses import latent_fd, latent_features
 from vaetag_nb.trainers.cyclegan_settings import CycleGanConfig
 from vaetag_nb.trainers.cyclegan_task import CycleGanTask
+from vaetag_nb.trainers.processes import Processes
 from vaetag_nb.trainers.unpaired import unpaired
 from vaetag_nb.verbs.base import shell
 from vaetag_nb.verbs.train import _gan_config
@@ -258,7 +259,9 @@ def test_the_command(home, tmp_path):
     assert run(tmp_path/'run.yaml')[0] == 0
     status, out, err = run(tmp_path/'run.yaml')
     assert (status, err) == (0, '') and str(tmp_path/'run/best') in out
-    assert run(tmp_path/'run.yaml', '--optim.lr', '1')[0] == 1
+    for more, told in ((('--optim.lr', '1'), 'or override it (--override)'), (('--batch-size', '3'), 'or another folder')):
+        status, _, err = run(tmp_path/'run.yaml', *more)
+        assert status == 1 and err.rstrip().endswith(told)
 
 WRONG = [('', dict(data=dict(a_dir=None)), 2, 'data.a_dir: not given'), ('', dict(data=dict(a_dir='{d}/none')), 1, 'data.a_dir: {d}/none: no such folder'),
     ('', dict(data=dict(a_dir='{d}/empty')), 1, 'holds neither latents (.pt, .safetensors, .npy) nor pictures'),
@@ -280,6 +283,18 @@ def test_wrong_settings_are_said_in_one_line(home, tmp_path, text, change, statu
     (tmp_path/'c.yaml').write_text(text or to_yaml(load(CycleGanConfig, config(home, tmp_path/'run'), fill(change))))
     got, _, err = run(tmp_path/'c.yaml')
     assert got == status and words.format(d=tmp_path) in err and err.count('\n') == 1 and not (tmp_path/'run').exists(), err
+
+def test_what_a_run_remarks_before_it_begins(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('VAETAG_QUIET', '')
+    def said(**more):
+        gan_task(config(home, tmp_path/'run', **more).resolved(), Processes('cpu'))
+        return capsys.readouterr().err
+    tanh = dict(model=dict(TINY['model'], generator='classic', out_activation='tanh'))
+    at = lambda d: dict(data=dict(a_dir=str(home/'a'), b_dir=str(home/'b'), latent_divisor=d))
+    assert re.search(r'model.out_activation: tanh: 3\d\.\d\d% of A and \d+\.\d\d% of B lie outside', said(**tanh)) and 'tanh' not in said(**tanh, **at(10.))
+    assert 'no VAE (codec.vae): no previews' in said() and 'previews' not in said(preview=dict(every_epochs=0))
+    assert re.search(r'nowhere: no such VAE file or folder.*; no previews', said(codec=dict(vae=str(tmp_path/'nowhere'))))
+    assert 'sees 38 latents, more than the 8 of the smallest latent' in said(model=dict(TINY['model'], d_layers=3)) and 'fewer than batch_size 9: each batch holds all of them' in said(batch_size=9)
 
 @pytest.mark.parametrize('bad,words', [(dict(image=torch.zeros(4, 8, 8)), 'expected is the key latent'), (torch.zeros(8, 8), 'shape [8, 8]'), (torch.full((4, 8, 8), float('inf')), 'not finite'),
     (b'', 'not a torch file'), (torch.zeros(3, 8, 8), '3 channels'), (torch.zeros(4, 1, 8), 'latent of 1 x 8; these networks need 2')], ids=range(6))

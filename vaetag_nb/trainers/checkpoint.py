@@ -86,14 +86,15 @@ def check_settings(old:dict,      # settings of the checkpoint
                    new:dict,      # settings of this run
                    override=(),   # dotted names that may differ, `optim.*` for all below; `True` for every one
                    locked=(),     # names that may not differ even so
-                   where=''):     # the run folder, for the message
+                   where='',      # the run folder, for the message
+                   may=None):     # names that the flag --override accepts; `None`: there is no such flag
     "Raise a `VaetagError` that names a setting that may not differ, with both values; returns what is overridden."
     among = lambda k, names: any(fnmatch.fnmatchcase(k, n) for n in names)
     changed = {k: v for k, v in differences(old, new).items() if not among(k, FREE)}
     bad = {k: v for k, v in changed.items() if among(k, locked) or override is not True and not among(k, override)}
     if bad:
         each = [f'{k} was {to_json(a, None)}, now {to_json(b, None)}' for k, (a, b) in bad.items()]
-        way = 'use the old value or another folder' + ('' if any(among(k, locked) for k in bad) else ', or override it')
+        way = 'use the old value or another folder' + ('' if any(among(k, locked) or may is not None and not among(k, may) for k in bad) else ', or override it' + ' (--override)'*(may is not None))
         raise VaetagError(f'{where}: this run was started otherwise: {first_of(each, 4)}; {way}')
     return changed
 

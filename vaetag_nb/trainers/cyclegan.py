@@ -52,7 +52,7 @@ class EpochBar(Progress):
         p = self.cfg.progress
         done = -(-t.batch//t.accumulate)
         self.bar = track(desc=f'Epoch {t.epoch + 1}/{t.epochs}', total=t.per_epoch, initial=done, unit='step', ncols=p.ncols,
-                         bar_format='{desc} {percentage:3.0f}%|{bar:'+str(p.bar_len)+'}| {n_fmt}/{total_fmt} {elapsed} {postfix}')
+                         bar_format='{desc} {percentage:3.0f}%|{bar:'+str(p.bar_len)+'}| {n_fmt}/{total_fmt} {elapsed}{postfix}')
     def before_fit(self, t): self.start(t)
     def after_step(self, t):
         self.bar.update()
@@ -184,6 +184,7 @@ def gan_trainer(cfg:CycleGanConfig, task:CycleGanTask, p:Processes, listed:dict)
     "The engine of a run."
     precision = 'no' if cfg.precision == 'fp32' or cfg.precision == 'auto' and pick_precision('auto', p.device) != 'bf16' else pick_precision(cfg.precision, p.device)
     same = ('accumulate', 'seed', 'ema', 'workers', 'log_every', 'save_every', 'keep_last', 'keep_every', 'device', 'compile', 'steps')
+    task.overridable = OVERRIDE
     callbacks = [GanLog(cfg), EpochBar(cfg), Curves(), Guard(cfg), Listed(listed), *([Preview(cfg.preview.every_epochs)] if cfg.preview.every_epochs and task.codec else [])]
     return Trainer(task, cfg.out, epochs=cfg.epochs or 1, precision=precision, max_grad_norm=cfg.optim.max_grad_norm, eval_first=True, callbacks=callbacks, config=cfg, **{k: getattr(cfg, k) for k in same})
 

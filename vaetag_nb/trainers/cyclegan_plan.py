@@ -12,9 +12,11 @@ from ..core.config import to_dict
 from ..core.errors import VaetagError
 from ..data.decode import list_images
 from ..data.sizes import image_sizes
-from ..latents.files import latent_files, source_latent
+from ..latents.convention import Convention
+from ..latents.files import convention_of, latent_files, source_latent
 from ..latents.store import LatentStore
 from ..models.cyclegan import receptive_field
+from .cyclegan import named_codec
 from .cyclegan_data import kind_of, split_of
 from .cyclegan_settings import CycleGanConfig
 from .unpaired import batches_in
@@ -66,20 +68,43 @@ def _domain(name, cfg, codec):
     return dict(folder=str(folder), kind=kind, samples=len(raw), train=len(train), val=len(val), shapes={'x'.join(map(str, s)): int(k) for s, k in zip(kinds.tolist(), n)},
                 batches=batches_in(np.unique(ids.ravel()[train], return_inverse=True)[1], cfg.batch_size)), kinds
 
-def planned(cfg:CycleGanConfig, codec=None)->dict: # `cfg` as given; `codec`: where pictures are trained on, `None`: the one that `cfg` names
+def _behind(folder, kind, channels, cfg, codec)->tuple: # pixels of a cell or `None`, side of a patch of model space
+    "What is known of the VAE behind a domain"
+    if kind == 'store':
+        with LatentStore(folder) as s: return s.meta['vae'].get('factor'), Convention.from_dict(s.meta['convention']).patch
+    if codec: return codec.factor, codec.convention.patch
+    c = convention_of(channels, cfg.codec.family, cfg.codec.config)
+    return None, c.patch if c else 1
+
+def _shapes_of_x(kinds, p)->list: return [(int(c)*p*p, int(h)//p, int(w)//p) for c, h, w in kinds]   # what the networks see
+
+def _fit(cfg, domains, nets):
+    "An error for latents that the networks of a run would refuse"
+    least, said = max(nets['G'].smallest, nets['D_A'].smallest), cfg.model.in_channels
+    for folder, shapes in domains:
+        for c, h, w in shapes:
+            if said not in (None, c): raise VaetagError(f'model.in_channels: {said}, but {folder} has {c} channels')
+            if min(h, w) < least: raise VaetagError(f'{folder}: a latent of {h} x {w}; these networks need {least} at least')
+
+def planned(cfg:CycleGanConfig, codec=None)->dict: # `cfg` as given; `codec`: `None`: the one that `cfg` names
     "Resolved settings, domains, steps, networks and a memory estimate."
     cfg = cfg.resolved()
-    if codec is None and 'pictures' in [kind_of(getattr(cfg.data, f'{k}_dir'), f'data.{k}_dir') for k in 'ab'] and cfg.codec.vae: codec = cfg.codec.load()
+    folders = {k: getattr(cfg.data, f'{k.lower()}_dir') for k in 'AB'}
+    sorts = {k: kind_of(f, f'data.{k.lower()}_dir') for k, f in folders.items()}
+    if codec is None: codec = named_codec(cfg, 'cpu', 'pictures' in sorts.values() or cfg.eval.every_epochs > 0)
     (a, ka), (b, kb) = (_domain(n, cfg, codec) for n in 'AB')
     if ka[0][0] != kb[0][0]: raise VaetagError(f"latents of {ka[0][0]} channels in {a['folder']}, of {kb[0][0]} in {b['folder']}")
-    p = codec.convention.patch if codec and cfg.data.space != 'raw' else 1
-    big = max((k for k in (*ka, *kb)), key=lambda s: s[1]*s[2])
-    shape = int(big[0])*p*p, int(big[1])//p, int(big[2])//p
+    factor, p = _behind(folders['A'], sorts['A'], int(ka[0][0]), cfg, codec)
+    if cfg.data.space == 'raw' or cfg.data.space == 'auto' and {*sorts.values()} == {'files'} and not cfg.data.latents_scaled: p = 1
+    xa, xb = _shapes_of_x(ka, p), _shapes_of_x(kb, p)
+    shape = max(xa + xb, key=lambda s: s[1]*s[2])
     nets, length = cfg.model.make(shape[0], cfg.seed), cfg.data.length
+    _fit(cfg, [(a['folder'], xa), (b['folder'], xb)], nets)
     n = dict(max=max(a['batches'], b['batches']), min=min(a['batches'], b['batches']), a=a['batches'], b=b['batches']).get(length) or int(length)
     per_epoch = -(-n//cfg.accumulate)
-    field, factor = receptive_field(nets['D_A']), codec.factor if codec else None
+    field = receptive_field(nets['D_A'])
+    wide = field > min(min(s[1:]) for s in xa + xb)
     latents = sum(4*int(np.prod([int(v) for v in s.split('x')]))*k for x in (a, b) for s, k in x['shapes'].items())
-    return dict(A=a, B=b, steps_per_epoch=per_epoch, steps=cfg.steps or cfg.epochs*per_epoch, receptive_field=dict(latents=field, pixels=factor and field*factor),
+    return dict(A=a, B=b, steps_per_epoch=per_epoch, steps=cfg.steps or cfg.epochs*per_epoch, receptive_field=dict(latents=field, pixels=factor and field*factor) | (dict(note='larger than the smallest latent (model.d_layers)') if wide else {}),
                 parameters={k: sum(q.numel() for q in m.parameters()) for k, m in nets.items()}, largest='x'.join(map(str, shape)),
                 memory_mb={k: round(v/2**20, 1) for k, v in memory_estimate(cfg, nets, shape, latents).items()}, config=to_dict(cfg))

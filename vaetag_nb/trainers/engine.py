@@ -389,7 +389,7 @@ def extra_of(self:Trainer, ck)->list:
 def check_same(self:Trainer, s, override):
     "Refuse a checkpoint of another run; say what makes the continuation differ from a run that was never stopped."
     where = self.run.path
-    changed = check_settings(s['settings'], self.settings, override, self.task.locked, where)
+    changed = check_settings(s['settings'], self.settings, override, self.task.locked, where, self.task.overridable)
     if changed: say(f'{where}: overridden: ' + ', '.join(f'{k} {a!r} -> {b!r}' for k, (a, b) in changed.items()))
     if not changed and s['plan'] != self.plan_id or s.get('data') != self.task.data_id:
         raise VaetagError(f'{where}: the training data are not those that this run was started with')

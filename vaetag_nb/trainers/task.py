@@ -81,6 +81,7 @@ class Task(nn.Module):
     select = None          # the figure of `validate` that chooses the best weights
     goal = 'min'           # 'min' or 'max': which value of it is better
     locked = ()            # settings that a resumed run may not change even when overridden, such as `model.*`
+    overridable = None     # settings that the flag --override of a verb accepts, for messages; `None`: there is no such flag
     averaged = None        # names of the modules of which moving averages are kept; `None` is all that are trained
     extra = 'extra'        # name of the checkpoint's file with what `state_dict_extra` gave; another name than `extra`: tensors by name, in a plain file
     data_id = None         # fingerprint of the samples' content; a resumed run must have the same

@@ -104,4 +104,5 @@ def train_cyclegan(args):
         return Outcome(plan, aligned(plan))
     from vaetag_nb.trainers import cyclegan
     run = cyclegan.train_cyclegan(cfg, override=said.override)
-    return Outcome(_result(run), f'{aligned(run.metrics)}\n\nmodel folder: {run.best}')
+    figures = {k: f'{v:.4g}' for k, v in run.metrics.items()}
+    return Outcome(_result(run), f'{aligned(figures)}\n\nmodel folder: {run.best}')
