@@ -144,6 +144,18 @@ def test_the_command_reads_kept_samples_back(walkers, tmp_path):
             for w in range(3): assert abs(np.load(tmp_path/f'R/ID_{u}/{r}/w{w:02d}.npy') - np.load(walkers/f'ID_{u}/rec{r:02d}/w{w:02d}.npy')).max() < .01
     assert not [p for p in (tmp_path/'R').rglob('*') if p.is_file() and p.suffix != '.npy' and p.name != 'dataset.json' and b'measured' in p.read_bytes().lower()]
 
+def test_coloured_pictures_of_the_original_become_arrays(walk, tmp_path):
+    "Its layout: a folder for each user, coloured pictures in it, recordings unknown"
+    image = spectrogram(walk).image
+    for user, at in (('ID_3', 0), ('user_01', 60), ('12', 120)):
+        (tmp_path/'in'/user).mkdir(parents=True)
+        for k in (1, 2, 10): Image.fromarray(coloured(image[:, at+k:at+k+100], 'jet')).save(tmp_path/f'in/{user}/{k}.png')
+    status, out, _ = shell('data', 'radar', '--out', str(tmp_path/'out'), '--input', str(tmp_path/'in'), '--invert-colormap', 'auto')
+    assert (status, out.splitlines()) == (0, ['UNKNOWN ORIGIN: 3 users, 3 recordings, 9 windows', 'colours: mean distance 0.00 of 255 from the colour map'])
+    m = pd.read_csv(tmp_path/'out/manifest.csv')
+    assert m.recording.isna().all() and sorted(set(m.user)) == [1, 3, 12]
+    assert abs(np.load(tmp_path/'out/ID_1/w02.npy')/45 + 1 - image[:, 70:170]).max() <= 3/255 + 1e-6
+
 def test_glasgow_text_by_its_preset(tmp_path):
     slow = echo(Walker(1.8, 1.4), Radar(5.8e9, 1000), 3, snr_db=20).iq
     sweeps = slow[:, None]*np.exp(2j*np.pi*12*np.arange(64)/64)

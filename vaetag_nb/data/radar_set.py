@@ -7,8 +7,8 @@ __all__ = ['FORMAT', 'MODEL', 'HEADINGS', 'CITATIONS', 'MARK', 'COLUMNS', 'SetPl
            'stft_part', 'described', 'first_difference', 'save_picture', 'save_iq', 'save_windows', 'truth',
            'recording_files', 'make_recording', 'parameters_in_words', 'readme', 'begin', 'finish', 'simulate_dataset']
 
-# %% ../../nbs/01_data/66_radar_set.ipynb #e36ddd32
-import json, math, shutil
+# %% ../../nbs/01_data/66_radar_set.ipynb #8b87b186
+import math, shutil, signal
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -17,11 +17,11 @@ import numpy as np, pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from .. import __version__
-from ..core.errors import UsageError, VaetagError
+from ..core.errors import UsageError, VaetagError, one_of
 from ..core.io import append_jsonl, atomic_file, hash_json, read_json, read_jsonl, to_json, write_csv, write_json
 from ..core.progress import track
-from .colormap import coloured
-from .echo import C, Radar, echo
+from .colormap import MAPS, coloured
+from .echo import Radar, echo
 from .spectrogram import Stft, doppler_axis, spectrogram
 from .walker import draw_recording, draw_walker
 
@@ -77,11 +77,11 @@ def window_starts(total, frames, step)->range:
     "First frames of the windows that lie whole in `total` frames."
     return range(0, total - frames + 1, step)
 
-# %% ../../nbs/01_data/66_radar_set.ipynb #ef754fa9
+# %% ../../nbs/01_data/66_radar_set.ipynb #9db421cd
 def array_part(rows, frames, step, frame_s, v)->dict:
-    "What `dataset.json` says of an array's axes; `v`: velocities of the rows, or `None`."
-    way = 'row 0 = largest positive velocity' if v is not None else 'rows as in the file; velocity and time are not known'
-    return dict(frames=frames, rows=rows, orientation=way, velocity_mps=None if v is None else [float(v[0]), float(v[-1]), float(v[1] - v[0])], frame_s=frame_s, step_frames=step)
+    "What `dataset.json` says of an array's axes; `v`: velocities of the first and the last row, or `None`."
+    way = 'row 0 = largest positive velocity' if v else 'rows as in the file; their velocities are not known'
+    return dict(frames=frames, rows=rows, orientation=way, velocity_mps=[*v, (v[1] - v[0])/(rows - 1)] if v else None, frame_s=frame_s, step_frames=step)
 
 def value_part(floor_db)->dict:
     "What `dataset.json` says of an array's values."
@@ -99,7 +99,7 @@ def described(plan:SetPlan)->dict:
     n = len(plan.ids)*plan.recordings
     d = dict(format=FORMAT, source='simulated', simulated=True, created_by=f'vaetag_nb {__version__}', seed=plan.seed, spread=plan.spread, users=len(plan.ids), recordings=n,
              windows=n*len(plan.starts), ids=list(plan.ids), seconds=plan.seconds, radar=radar, stft=stft_part(plan.stft, r.prf_hz),
-             array=array_part(nfft, plan.frames, plan.step, hop/r.prf_hz, doppler_axis(nfft, r.prf_hz, r.fc_hz)), value=value_part(plan.stft.floor_db), model=MODEL)
+             array=array_part(nfft, plan.frames, plan.step, hop/r.prf_hz, doppler_axis(nfft, r.prf_hz, r.fc_hz)[[0, -1]].tolist()), value=value_part(plan.stft.floor_db), model=MODEL)
     return d | dict(fingerprint=hash_json(d))
 
 def first_difference(a, b, at='')->str:
@@ -200,7 +200,7 @@ def begin(out, d, overwrite=False)->dict: # {(user, recording): row} of what is 
     done = read_jsonl(out/MARK)[1:] if (out/MARK).exists() else pd.read_csv(out/'recordings.csv', usecols=['user', 'recording']).to_dict('records')
     return {(r['user'], r['recording']): r for r in done}
 
-# %% ../../nbs/01_data/66_radar_set.ipynb #e2ca61fb
+# %% ../../nbs/01_data/66_radar_set.ipynb #fa72bb02
 COLUMNS = dict(users='user folder height_m speed_mps cadence arm knee bob asymmetry girth source', manifest='file user recording window first_frame frames start_s source',
     recordings='user recording seconds speed_mps cadence arm knee phase start_range_m aspect_deg snr_db cycle_s steps_per_min ref_db aliased source')
 
@@ -214,7 +214,7 @@ def finish(out, d, users, recordings, manifest):
 def _made(jobs, workers):
     "Rows of recordings as they are finished, in order"
     if workers < 2 or len(jobs) < 2: yield from map(make_recording, jobs); return
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), get_context('spawn'))
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), get_context('spawn'), signal.signal, (signal.SIGINT, signal.SIG_IGN)) # Ctrl-C is for this process
     try: yield from pool.map(make_recording, jobs, chunksize=max(1, min(8, len(jobs)//workers)))
     finally: pool.shutdown(cancel_futures=True)
 
@@ -231,7 +231,7 @@ def simulate_dataset(out, users:int|None=None, # ids 1 .. users; none: 31
     if workers < 1: raise UsageError(f'--workers {workers}: at least 1')
     ids = tuple(range(1, 1 + (31 if users is None else users))) if ids is None else tuple(ids)
     p = SetPlan(ids, recordings, seconds, seed, **plan).check()
-    coloured(0., colormap)
+    one_of('colormap', colormap, MAPS)
     d, out = described(p), Path(out)
     rows = begin(out, d, overwrite)
     keys = [(u, i) for u in ids for i in range(recordings)]

@@ -67,7 +67,7 @@ def read_iq(path, how:Reading|None=None, # or its fields
     if kind == 'spectrogram': return ready_array(path, r.key, r.time_axis, db=r.db, own=own, **axes)
     return signal(path, kind, r.prf_hz, r.fc_hz, r.key, r.dtype, r.real_signal, r.bandwidth_hz, r.range_bins, r.combine, r.highpass_mps, **common)
 
-# %% ../../nbs/01_data/68_recordings.ipynb #b51f2083
+# %% ../../nbs/01_data/68_recordings.ipynb #9683b776
 def set_above(path, known:dict)->dict|None:
     "`dataset.json` of the set of ours that a file lies in, if any; `known` keeps what was found of each folder."
     for folder in Path(path).absolute().parents:
@@ -81,10 +81,9 @@ def true_source(marks,         # what file and folder say, `None` where they say
                 asked=None)->str: # simulated, measured or unknown
     "Where a recording comes from: simulated if anything says so, else what its mark says, else what was asked for."
     marks = [str(m).strip().lower() for m in marks if m]
-    if 'simulated' in marks: return 'simulated'
-    return next((m for m in marks if m in ('measured', 'unknown')), asked or 'unknown')
+    return next((m for m in ('simulated', 'measured') if m in marks), asked or 'unknown')
 
-# %% ../../nbs/01_data/68_recordings.ipynb #4371fe12
+# %% ../../nbs/01_data/68_recordings.ipynb #285a74c2
 @dataclass(frozen=True)
 class Whose:
     "What a path says: user and recording, as texts; empty where it says nothing."
@@ -115,4 +114,5 @@ def whose(path,              # relative to what was named, with /
     if not (m := pattern.search(str(path))): return None
     if lost := next((k for k in where or {} if k not in pattern.groupindex), None): raise UsageError(f"--where {lost}: no group of the pattern; there are {', '.join(pattern.groupindex)}")
     if any(m[k] != v for k, v in (where or {}).items()): return None
-    return Whose(m['user'] or '', (m.groupdict().get('recording') or ''))
+    user = m['user'] or ''
+    return Whose(str(int(user)) if user.isdecimal() else user, m.groupdict().get('recording') or '')

@@ -144,7 +144,7 @@ def highpass(rec:Recording, speed_mps:float=.1)->Recording: # 0: as it is
     if rec.iq.shape[-1] < 16: raise VaetagError(f'{what}: {rec.iq.shape[-1]} samples are too few for the high-pass')
     return replace(rec, iq=sosfiltfilt(sos, rec.iq))
 
-# %% ../../nbs/01_data/67_signals.ipynb #2adfce32
+# %% ../../nbs/01_data/67_signals.ipynb #2a36623e
 SIGNALS = 'iq', 'wav', 'fmcw', 'glasgow'
 
 def signal(path, kind, # one of `SIGNALS`
@@ -161,6 +161,7 @@ def signal(path, kind, # one of `SIGNALS`
     given = says | {k: v for k, v in dict(prf_hz=prf_hz, fc_hz=fc_hz, bandwidth_hz=bandwidth_hz).items() if v is not None}
     need = ('prf_hz', 'fc_hz') + ('bandwidth_hz',)*(kind == 'fmcw')
     if lack := [k for k in need if k not in given]: raise UsageError(f"{path}: does not say {' and '.join(lack)}: give {' and '.join('--' + k.replace('_', '-') for k in lack)}")
+    if bad := next((k for k in need if not 0 < given[k] < np.inf), None): raise UsageError(f"{path}: {bad} {given[bad]:g}: above 0")
     swept = kind in ('fmcw', 'glasgow')
     check_samples(iq, path)
     meta = {k: v for k, v in says.items() if k in ('user', 'recording', 'source')} | dict(file=str(path), kind=kind, highpass_mps=highpass_mps)
