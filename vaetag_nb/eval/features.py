@@ -174,6 +174,7 @@ class FeatureCache:
     def __init__(self, folder=None,   # none: `features` in the cache folder of the user
                  limit=2 << 30):      # bytes; over it the longest unused go
         self.folder, self.limit = Path(folder) if folder else cache_folder('features'), limit
+        if self.folder.exists() and not self.folder.is_dir(): raise VaetagError(f'--cache {folder}: is a file; name a folder, or off')
 
     def place(self, ex, rule)->Path:
         "Folder of what one extractor made of pictures read by one rule."

@@ -282,7 +282,8 @@ class EvalRecon(FromData):
         if not known_metrics(self.metrics): raise UsageError('metrics: give at least one of psnr, ssim, lpips, rfid')
         p = processes_of(self.device)
         codec = Codec.load(self.vae, self.config, self.family, device=p.device if p else pick_device(self.device), dtype=self.dtype)
-        rule = Rule(self.size, self.fit or ('floor' if self.size is None else 'crop'), self.filter, codec.multiple)
+        fit = self.fit or ('floor' if self.size is None else 'crop')
+        rule = Rule(self.size, fit, self.filter, codec.multiple if fit == 'floor' else 1)
         o = ReconSettings(self.metrics, self.lpips_net, self.lpips_weights, self.inception_weights, self.download, self.strict, self.batch_size,
                           self.bootstrap, self.seed)
         r = evaluate_recon(codec, self.pictures(), rule, o, self.out, self.data, self.overwrite, p)
