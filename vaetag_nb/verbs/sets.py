@@ -106,5 +106,8 @@ def gathered(args:list, flags=('--features', '--metrics'))->list:
 
 @verb('eval generation')
 def eval_generation(args):
-    "Measure generated pictures against real ones: FID and its like, KID, precision and recall, the floor, copies."
+    "Measure generated pictures against real ones: FID and its like, KID, precision and recall, the floor, copies; with --identity JUDGE, a verdict on generated users."
+    if any(a.partition('=')[0] == '--identity' for a in args):
+        from vaetag_nb.verbs.judge import JudgeGeneration
+        return parse(JudgeGeneration, args, 'eval generation')()
     return parse(EvalGeneration, gathered(args), 'eval generation')()
