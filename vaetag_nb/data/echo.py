@@ -70,30 +70,28 @@ def ellipsoid_rcs(a, b, c,     # half-axes in metres; c is the long one
     s2, c2 = np.sin(theta)**2, np.cos(theta)**2
     return np.pi*(a*b*c)**2/(a*a*s2*np.cos(phi)**2 + b*b*s2*np.sin(phi)**2 + c*c*c2)**2
 
-# %% ../../nbs/01_data/63_echo.ipynb #b50e8928
-_FROM, _TO = (np.array([JOINTS.index(s[k]) for s in SEGMENTS]) for k in (0, 1))
-_RADIUS = np.array([s[2] for s in SEGMENTS])
-
+# %% ../../nbs/01_data/63_echo.ipynb #24329b84
 def body_echo(w:Walker, radar:Radar,
               t,                  # seconds, (n,)
               start_range_m:float, aspect_deg:float,
               )->tuple:           # complex128 (n,) twice: by the radar's range law, without one
     "The sum of the echoes of a walker's segments, without noise."
-    P = joints(w, t).transpose(1, 2, 0)                                  # (17, 3, n)
-    A, B, angle = P[_FROM], P[_TO], math.radians(aspect_deg)
+    P, angle = joints(w, t).transpose(1, 2, 0), math.radians(aspect_deg)  # (17, 3, n)
     at = np.array([start_range_m*math.cos(angle), start_range_m*math.sin(angle), radar.height_m])[:, None]
-    axis = B - A
-    sight = (A + B)/2 - at
-    R2, L2 = (sight*sight).sum(1), (axis[:, :, :1]**2).sum(1)            # bones keep their lengths
-    cos2 = (axis*sight).sum(1)**2/(L2*R2)
-    a2, c = ((w.girth*_RADIUS)**2)[:, None], np.sqrt(L2)/2
-    R = np.sqrt(R2)
-    turn = R*(-4*np.pi/radar.wavelength_m)
-    s = np.empty(R.shape, complex)
-    np.cos(turn, out=s.real); np.sin(turn, out=s.imag)
-    s *= np.sqrt(np.pi)*a2*c/(a2 + (c*c - a2)*cos2)
-    plain = s.sum(0)
-    return (s/R2).sum(0) if radar.range_law == 'r2' else plain, plain
+    plain, e = np.zeros((2, len(t)), complex)
+    far = np.zeros_like(plain) if radar.range_law == 'r2' else plain
+    for a, b, radius in SEGMENTS:
+        A, B = P[JOINTS.index(a)], P[JOINTS.index(b)]
+        axis, sight = B - A, (A + B)/2 - at
+        R2, L2 = (sight*sight).sum(0), (axis[:, 0]**2).sum()             # bones keep their lengths
+        cos2 = (axis*sight).sum(0)**2/(L2*R2)
+        a2, c = (w.girth*radius)**2, math.sqrt(L2)/2
+        size = math.sqrt(math.pi)*a2*c/(a2 + (c*c - a2)*cos2)            # root of the cross section
+        turn = np.sqrt(R2)*(-4*np.pi/radar.wavelength_m)
+        e.real, e.imag = np.cos(turn)*size, np.sin(turn)*size
+        plain += e
+        if far is not plain: far += e/R2
+    return far, plain
 
 # %% ../../nbs/01_data/63_echo.ipynb #6950d984
 _PIECE = 1 << 13   # samples computed at once: what fits a processor's cache
