@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'TAG_WEIGHTS', 'NAMES', 'uncertainty', 'masked_mean', 'bce', 'focal', 'asl', 'class_weights',
            'ClassificationLoss', 'freq_weights', 'numbers_of', 'weights_of_tags', 'TimmLoss', 'class_balanced', 'kl',
-           'contrastive', 'jaccard', 'triplet', 'LearnedWeights', 'combined', 'kl_each']
+           'contrastive', 'jaccard', 'triplet', 'LearnedWeights', 'combined', 'gaussian_kl', 'kl_each', 'spectral']
 
 # %% ../nbs/04_losses.ipynb #0c559a8d
 import math
@@ -17,7 +17,7 @@ from timm.loss import (AsymmetricLossMultiLabel, CLASS_WEIGHT_METHODS, Distribut
                        compute_class_weights, load_class_weights)
 from .core.errors import UsageError, VaetagError, nearest
 from .semantic import contrastive, jaccard, triplet
-from .weighting import LearnedWeights, combined, kl_each
+from .weighting import LearnedWeights, combined, gaussian_kl, kl_each, spectral
 
 # %% ../nbs/04_losses.ipynb #7b31daac
 def _elements(logits, targets, mask=None, fill=0.):
@@ -273,7 +273,7 @@ class TimmLoss(nn.Module):
             return total/x.shape[1] if self.kind == 'bce_mean' else total
 
 # %% ../nbs/04_losses.ipynb #f22bbf1c
-_all_ = ['contrastive', 'jaccard', 'triplet', 'LearnedWeights', 'combined', 'kl_each']
+_all_ = ['contrastive', 'jaccard', 'triplet', 'LearnedWeights', 'combined', 'gaussian_kl', 'kl_each', 'spectral']
 
 # %% ../nbs/04_losses.ipynb #6761da13
 def class_balanced(logits:torch.Tensor,         # (B, C), any float type

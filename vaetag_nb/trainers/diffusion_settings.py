@@ -22,7 +22,7 @@ from .user_data import Augment, FolderData
 from .vae import VaeConfig, VaeLoss, VaeOptim
 from .vae_terms import KlLoss, ReconLoss
 
-# %% ../../nbs/06_trainers/98_diffusion_settings.ipynb #a1ac0ac8
+# %% ../../nbs/06_trainers/98_diffusion_settings.ipynb #8ba3c579
 @dataclass
 class UserImage:
     "How pictures become squares; they are never cropped."
@@ -49,6 +49,7 @@ class UserRecon(ReconLoss):
     perceptual: float = .1           # LPIPS on top, relative to `kind`; needs the weights of its network on disk
     perceptual_net: Literal['alex', 'vgg', 'squeeze'] = 'vgg'
     adv_start: float = .5            # share of the run in which the critic only learns
+    adv_balance: bool = True         # the score also times what makes its pull on the last layer as strong as the reconstruction's
 
 @dataclass
 class UserKl(KlLoss):

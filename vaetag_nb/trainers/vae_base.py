@@ -27,7 +27,7 @@ from .pixels import Pictures
 from .plan import bucketed
 from .task import Task
 from .vae_terms import Adversary, moving, recon_each, save_memory
-from ..weighting import LearnedWeights, combined, kl_each
+from ..weighting import LearnedWeights, combined, kl_each, spectral
 
 # %% ../../nbs/06_trainers/58_vae_base.ipynb #8f0d4982
 def pictures(table, image,
@@ -70,6 +70,11 @@ class VaeBase(Task):
         self.drift = None if fresh or not self.names else Drift(self.latents())
 
     @property
+    def last_layer(self):
+        "The weight that the decoder ends with."
+        return [p for p in self.vae.decoder.parameters() if p.ndim > 1][-1]
+
+    @property
     def moves_encoder(self): return self.cfg.vae.train in ('all', 'encoder')
 
     def encode(self, x):
@@ -102,9 +107,13 @@ def recon_terms(self:VaeBase, batch, x, mean, logvar, ctx)->tuple: # loss, what 
     if self.lpips is not None:
         logs['perceptual'] = self.lpips(y.float(), x).mean()
         terms['recon'] = terms['recon']+c.recon.perceptual*logs['perceptual']
+    if c.recon.freq:
+        logs['freq'] = spectral(y, x).mean()
+        terms['recon'] = terms['recon']+c.recon.freq*logs['freq']
     if self.adversary is not None:
         logs['adv'], ctx.pictures = self.adversary.judge(y, ctx.progress), (x, y.detach())
-        extra = self.weights['recon']*c.recon.adv*logs['adv']
+        if c.recon.adv_balance and logs['adv'].requires_grad and self.last_layer.requires_grad: logs['adv_pull'] = self.adversary.pull(terms['recon'], logs['adv'], self.last_layer)
+        extra = self.weights['recon']*c.recon.adv*logs.get('adv_pull', 1.)*logs['adv']
     return terms, extra, logs
 
 @patch

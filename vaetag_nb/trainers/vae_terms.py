@@ -38,6 +38,8 @@ class ReconLoss:
     adv: float = 0.             # score of a patch critic on top, relative to `kind`; trained beside the VAE
     adv_start: float = .1       # share of the run in which the critic only learns
     adv_lr: float = 1e-4        # learning rate of the critic
+    adv_balance: bool = False   # the score also times what makes its pull on the last layer as strong as the reconstruction's
+    freq: float = 0.            # difference of the spatial frequencies' magnitudes on top, relative to `kind`
 
 @dataclass
 class KlLoss:
@@ -95,6 +97,11 @@ class Adversary(nn.Module):
     def judge(self, y, progress):
         "The term of the decoder that made `y`; 0 before the critic's start."
         return maker_loss(self.critic(y)) if progress >= self.start else y.new_zeros(())
+
+    def pull(self, terms, score, last)->torch.Tensor: # `last`: weight of the decoder's last layer; in [0, 1e4], no gradient
+        "By how much the reconstruction pulls harder at the last layer than the score does (Esser et al. 2021)."
+        own, other = (torch.autograd.grad(l, last, retain_graph=True)[0].norm() for l in (terms, score))
+        return (own/(other + 1e-4)).clamp(0, 1e4).detach()
 
     def learn(self, x, y):
         "What the critic minimises, and how often it is right."
