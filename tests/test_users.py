@@ -1,0 +1,123 @@
+"Users end to end: `train diffusion` goes on bit by bit wherever it was killed, `generate` repeats itself, and what is wrong is said in one line."
+import os, shutil, signal
+import numpy as np, pytest, torch
+from PIL import Image
+from engine_toys import processes
+from vaetag_nb.core.io import read_json, read_jsonl, write_json
+from vaetag_nb.generate import load_generator
+from vaetag_nb.models.diffusion_folder import load_diffusion
+from vaetag_nb.trainers.diffusion import train_diffusion
+from vaetag_nb.trainers.diffusion_settings import diffusion_config
+from vaetag_nb.trainers.diffusion_task import DiffusionTask
+from vaetag_nb.trainers.vae import VaeTask
+from vaetag_nb.verbs import sets, train_users  # noqa: F401 (registers the verbs)
+from vaetag_nb.verbs.base import shell
+
+torch.set_num_threads(1)
+GREYS = {1: 40, 7: 128, 9: 220}
+TINY = dict(preset='tiny', image=dict(resolution=32), vae=dict(block_out_channels=(8, 16, 16), groups=4, steps=4, batch_size=4), unet=dict(block_out_channels=(32, 32)), steps=6, batch_size=4,
+            ema=dict(decay=.9), sample=dict(every=3, steps=2), eval_every='3 steps', save_every='1 steps', log_every=2, device='cpu')
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch): monkeypatch.setenv('VAETAG_QUIET', '1')
+
+def drawn(folder, users=GREYS, recordings=4, pictures=2):
+    "Users of one grey each"
+    for u, v in users.items():
+        for r in range(recordings):
+            (folder/f'ID_{u}/r{r}').mkdir(parents=True, exist_ok=True)
+            for k in range(pictures): Image.fromarray(np.random.default_rng([u, r, k]).normal(v, 4, (32, 32)).clip(0, 255).astype(np.uint8)).save(folder/f'ID_{u}/r{r}/w{k}.png')
+    return folder
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory): return drawn(tmp_path_factory.mktemp('users')/'set').parent
+
+def config(home, out, **more): return diffusion_config(TINY, dict(out=str(out), data=dict(folders=str(home/'set'))), more)
+
+@pytest.fixture(scope='module')
+def straight(home):
+    os.environ['VAETAG_QUIET'] = '1'
+    train_diffusion(config(home, home/'straight'))
+    return home/'straight'
+
+def result(out):
+    "All that must be the same: both model folders and both logs without times"
+    times = ('img_s', 'mem_mb')
+    files = {p.relative_to(out).as_posix(): p.read_bytes() for d in ('best', 'vae/best', 'samples') for p in sorted((out/d).rglob('*')) if p.is_file()}
+    return files, [[{k: v for k, v in l.items() if k not in times} for l in read_jsonl(out/d/'log.jsonl')] for d in ('.', 'vae')]
+
+def struck(cfg, task, loss, step):
+    "Train, and be killed in a step of one of the stages"
+    real = getattr(task, loss)
+    def strike(self, batch, ctx):
+        if ctx.step == step: os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, batch, ctx)
+    setattr(task, loss, strike)
+    train_diffusion(cfg)
+
+# --- training ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('task, loss, step', [(VaeTask, 'loss_vae', 2), (DiffusionTask, 'loss_net', 4)])
+def test_killed_and_resumed_is_never_stopped(home, straight, tmp_path, task, loss, step):
+    assert processes(lambda: struck(config(home, tmp_path/'run'), task, loss, step)) == [-signal.SIGKILL]
+    train_diffusion(config(home, tmp_path/'run'))
+    (files, logs), (files_, logs_) = result(straight), result(tmp_path/'run')
+    assert files.keys() == files_.keys() and [k for k in files if files[k] != files_[k]] == [] and logs == logs_
+
+def test_the_map_of_users_is_part_of_the_model(home, straight, tmp_path):
+    m = load_diffusion(straight)
+    assert m.users.ids == (1, 7, 9) and [u['index'] for u in read_json(straight/'best/users.json')['users']] == [0, 1, 2] and m.net.rows == 4
+    g = load_generator(straight, batch_size=4).generate([7], per_user=2).pictures
+    shutil.copytree(straight/'best', tmp_path/'alone')                 # without data, without run
+    assert (load_generator(tmp_path/'alone', batch_size=4).generate([7], per_user=2).pictures == g).all()
+    assert (load_generator(straight, 'raw', batch_size=4).generate([7], per_user=2).pictures != g).any()
+
+def test_the_scale_is_measured(straight):
+    cfg = read_json(straight/'best/vae/config.json')
+    std = read_json(straight/'best/model.json')['latent']['measured_std']
+    assert abs(cfg['scaling_factor']*std - 1) < 1e-6 and cfg['scaling_factor'] != .18215
+    z = load_diffusion(straight).codec
+    assert z.convention.scale == cfg['scaling_factor'] and z.convention.shift == cfg['shift_factor']
+
+# --- generation --------------------------------------------------------------------------------------------------------
+
+def test_generate_makes_what_is_asked_for_and_repeats_it(straight, tmp_path):
+    run = lambda out, *a: shell('generate', str(straight), '--out', str(tmp_path/out), '--batch-size', '4', *a)
+    assert run('ten', '--users', '7', '9', '--per-user', '6')[0] == 0
+    assert run('half', '--users', '7', '--per-user', '3', '--start', '3')[0] == 0
+    for k in (3, 4, 5): assert (tmp_path/f'ten/ID_7/ID_7_{k:04d}.png').read_bytes() == (tmp_path/f'half/ID_7/ID_7_{k:04d}.png').read_bytes()
+    lines = read_jsonl(tmp_path/'ten/manifest.jsonl')
+    assert len(lines) == 12 and {l['user'] for l in lines} == {'7', '9'} and Image.open(tmp_path/'ten/grid.png').size == (6*34 - 2, 2*34 - 2)
+    assert run('mix', '--mix', '1=0.5', '9=0.5')[0] == 0 and run('way', '--interpolate', '1', '9', '--points', '3')[0] == 0 and run('null', '--null')[0] == 0
+    assert sorted(p.name for p in (tmp_path/'way/interpolate_1_9').iterdir()) == ['point_00.png', 'point_01.png', 'point_02.png']
+
+def test_what_is_wrong_is_one_line(home, straight, tmp_path):
+    drawn(tmp_path/'twice', {1: 40}); (tmp_path/'twice/ID_01').mkdir(); shutil.copy(tmp_path/'twice/ID_1/r0/w0.png', tmp_path/'twice/ID_01')
+    drawn(tmp_path/'torn'); (tmp_path/'torn/ID_1/r0/w0.png').write_bytes(b'x')
+    drawn(tmp_path/'other', {1: 40, 2: 50}); (tmp_path/'empty').mkdir()
+    shutil.copytree(straight/'best', tmp_path/'lost'); (tmp_path/'lost/unet/diffusion_pytorch_model.safetensors').unlink()
+    shutil.copytree(straight/'best', tmp_path/'mixed'); write_json(tmp_path/'mixed/model.json', read_json(tmp_path/'mixed/model.json') | dict(fingerprints=dict(vae='0'*64)))
+    shell('generate', str(straight), '--out', str(tmp_path/'made'), '--users', '7')
+    t = lambda d, *a: ['train', 'diffusion', '--preset', 'tiny', '--data', str(tmp_path/d if not os.path.isabs(d) else d), '--out', str(tmp_path/'run'), '--resolution', '32', *a]
+    g = lambda d, *a: ['generate', str(d), '--out', str(tmp_path/'g'), *a]
+    ours = str(home/'set')
+    for args, status, words in [(t('none'), 1, 'none'), (t('empty'), 1, 'no image in it'), (t('twice'), 1, 'are one user'), (t(ours, '--num-users', '31'), 2, '31, but'), (t('torn'), 1, 'w0.png'), (t('made'), 1, 'marked as generated'),
+                                (t(ours, '--resolution', '30'), 2, 'image.resolution: 30'), (t(ours, '--condition.dropout', '1'), 2, 'condition.dropout'), (t(ours, '--noise.prediction', 'epsilon'), 2, 'zero_terminal_snr'),
+                                (t(ours, '--sample.sampler', 'heun'), 2, 'sample.sampler: heun'), (t(ours, '--loss.recon.perceptual', '.1'), 1, 'vgg16-397923af.pth'), (t('other', '--data.split', str(straight/'split.json')), 1, 'of other data'),
+                                (g(straight, '--users', '4'), 2, 'user 4: not among the users of this model: 1, 7, 9'), (g(straight, '--sampler', 'flow'), 2, 'sampler: flow'), (g(tmp_path/'lost'), 1, 'lacks unet/'),
+                                (g(tmp_path/'mixed'), 1, 'is not the part that was trained'), (['generate', str(straight), '--out', str(tmp_path/'made'), '--users', '7', '--guidance', '3'], 1, 'guidance: 1.5 there, 3.0 now')]:
+        s, out, err = shell(*args)
+        last = err.strip().splitlines()[-1] if err.strip() else ''
+        assert s == status and words in last, (args, s, err[-400:])
+    assert not (tmp_path/'g').exists() and sorted(p.name for p in (tmp_path/'made').iterdir()) == ['ID_7', 'generation.json', 'grid.png', 'manifest.jsonl']
+
+# --- slow --------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.slow
+def test_three_users_of_constant_greys(home, tmp_path):
+    cfg = diffusion_config(dict(preset='tiny', out=str(tmp_path/'run'), data=dict(folders=str(drawn(tmp_path/'set', recordings=6, pictures=4))), image=dict(resolution=32), vae=dict(block_out_channels=(16, 32, 32), steps=200, lr=2e-3),
+                                steps=300, optim=dict(lr=1e-3), ema=dict(decay=.98), sample=dict(every=0), eval_every='150 steps', device='cpu'))
+    run = train_diffusion(cfg)
+    x = load_generator(run.out).generate(per_user=8).pictures.mean((1, 2, 3)).reshape(3, 8)
+    near = np.abs(x[..., None] - np.array([*GREYS.values()])).argmin(-1)
+    assert (near == np.arange(3)[:, None]).all(), x
