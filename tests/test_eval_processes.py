@@ -3,6 +3,7 @@ import json, shutil
 import numpy as np, pytest, timm, torch
 from PIL import Image
 from engine_toys import processes
+from test_recon import StandIn
 from toy_tagger import toy_tagger
 from vaetag_nb.cli import run
 from vaetag_nb.core.errors import VaetagError
@@ -60,17 +61,18 @@ def test_fid_stats(place, tmp_path, monkeypatch):
     assert 'p/fid_stats.npz' in made and sum(n.endswith('.npy') for n in made) == 9
 
 def test_recon(place, tmp_path, monkeypatch):
-    made = both_ways(place, tmp_path, monkeypatch, ['eval', 'recon', '--data', place/'made', '--bootstrap', 20, '--batch-size', 2, '--device', 'cpu', '--out', 'OUT/r'], 1)
+    with seeded(1, 'stand-in'): torch.jit.script(StandIn()).save(str(tmp_path/'inception.pt'))
+    made = both_ways(place, tmp_path, monkeypatch, ['eval', 'recon', '--data', place/'made', '--bootstrap', 20, '--batch-size', 2, '--inception-weights', tmp_path/'inception.pt', '--device', 'cpu', '--out', 'OUT/r'], 1)
     r = json.loads(made['r/reconstruction.json'])
-    assert r['counts']['n'] == 9 and list(json.loads(made['r/errors.json'])) == ['torn.png'] and 'r/reconstructions.png' in made
+    assert r['counts']['n'] == 9 and r['metrics']['rfid'] > 0 and list(json.loads(made['r/errors.json'])) == ['torn.png'] and 'r/reconstructions.png' in made
 
 def test_tagger_and_compare(place, tmp_path, monkeypatch):
     data = ['--tags', place/'scenes/tags.csv', '--device', 'cpu', '--batch-size', 3]
-    made = both_ways(place, tmp_path, monkeypatch, ['eval', 'tagger', '--model', 'OUT/m', '--data', place/'scenes/data.json', *data, '--fit-thresholds', '--min-positives', 1, '--bootstrap', 20,
+    made = both_ways(place, tmp_path, monkeypatch, ['eval', 'tagger', '--model', 'OUT/m', '--data', place/'scenes/data.json', *data, '--fit-thresholds', '--min-positives', 1, '--bootstrap', 5,
                      '--save-predictions', 'OUT/s', '--suspects', 'OUT/suspects.csv', '--out', 'OUT/e'], first=lambda d: shutil.copytree(place/'model', d/'m'))
     assert {'e/evaluation_results.csv', 's/scores.safetensors', 'suspects.csv', 'm/optimal_thresholds.json'} <= set(made) and json.loads(made['e/evaluation_results_overall.json'])['n_samples'] == 10
     shutil.copytree(tmp_path/'out/s', place/'s')
-    made = both_ways(place, tmp_path, monkeypatch, ['eval', 'compare', place/'model', place/'s', '--truth', place/'scenes/data.json', *data, '--bootstrap', 20, '--min-positives', 1, '--thresholds', 'pr', '--out', 'OUT/c'])
+    made = both_ways(place, tmp_path, monkeypatch, ['eval', 'compare', place/'model', place/'s', '--truth', place/'scenes/data.json', *data, '--bootstrap', 5, '--min-positives', 1, '--thresholds', 'pr', '--out', 'OUT/c'])
     assert json.loads(made['c/compare.json'])['counts']['images'] == 10
 
 def test_a_failure_of_one_is_the_failure_of_all():
@@ -82,4 +84,4 @@ def test_a_failure_of_one_is_the_failure_of_all():
         p = Processes('cpu')
         try: leave(0 if [*dealt(p, mine(p, n, bad), at_once=2)] == [*range(n)] else 3)
         except VaetagError as e: leave(4 if str(e) == ('7: torn' if p.rank == 1 else 'process 1: 7: torn') else 3)
-    assert processes(lambda: job(9, 7), 3) == [4]*3 and [processes(lambda: job(n, 7), 3) for n in (0, 1, 6, 7)] == [[0]*3]*4
+    assert processes(lambda: job(9, 7), 3) == [4]*3 and [processes(lambda: job(n, 7), 3) for n in (1, 7)] == [[0]*3]*2
