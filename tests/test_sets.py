@@ -275,10 +275,13 @@ def test_generation_without_inception(home, tmp_path, capsys, monkeypatch):
 
 def test_generation_and_unreadable_pictures(home, tmp_path, capsys):
     shutil.copytree(home/'made', tmp_path/'made'); (tmp_path/'made/cat/torn.png').write_bytes(b'torn')
+    (tmp_path/'made/cat/gone.png').symlink_to('nothing.png')
     out = tmp_path/'out'
+    assert run(['eval', 'fid-stats', str(tmp_path/'made'), '--features', f'timm:{home/"net"}', '--json']) == 1
+    assert list(json.loads(capsys.readouterr().out)['errors']) == ['cat/gone.png', 'cat/torn.png']
     assert run(['eval', 'generation', '--gen', str(tmp_path/'made'), '--ref', str(home/'real'), '--features', f'timm:{home/"net"}', '--metrics', 'fid', 'is', '--out', str(out)]) == 1
     r = json.loads((out/'generation.json').read_text())
-    assert r['counts']['failed'] == 1 and r['counts']['n_gen'] == 24 and list(json.loads((out/'errors.json').read_text())) == ['gen/cat/torn.png']
+    assert r['counts']['failed'] == 2 and r['counts']['n_gen'] == 24 and sorted(json.loads((out/'errors.json').read_text())) == ['gen/cat/gone.png', 'gen/cat/torn.png']
     assert 1 <= r['metrics']['is_timm'] <= 5 and list(r['metrics']) == ['fd_timm', 'is_timm', 'is_std_timm']
     capsys.readouterr()
     (tmp_path/'empty').mkdir()

@@ -22,8 +22,11 @@ from .images import Rule
 FORMAT = 'vaetag-fid-stats/1'
 
 def fingerprint_of(root, files)->str: # `files`: below `root`
-    "SHA-256 over the sorted pairs of relative path and SHA-256 of the content."
-    return hash_json(sorted([Path(p).relative_to(root).as_posix(), hash_file(p)] for p in files))
+    "SHA-256 over the sorted pairs of relative path and SHA-256 of the content; empty for one that cannot be read, such as a link to nothing."
+    def content(p):
+        try: return hash_file(p)
+        except VaetagError: return ''
+    return hash_json(sorted([Path(p).relative_to(root).as_posix(), content(p)] for p in files))
 
 def names_of(root, files)->str: # `files`: below `root`
     "SHA-256 over the sorted relative paths: whether pictures may be the same, without reading them."
