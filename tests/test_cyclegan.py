@@ -296,8 +296,22 @@ def test_what_a_run_remarks_before_it_begins(home, tmp_path, monkeypatch, capsys
     assert re.search(r'nowhere: no such VAE file or folder.*; no previews', said(codec=dict(vae=str(tmp_path/'nowhere'))))
     assert 'sees 38 latents, more than the 8 of the smallest latent' in said(model=dict(TINY['model'], d_layers=3)) and 'fewer than batch_size 9: each batch holds all of them' in said(batch_size=9)
 
-@pytest.mark.parametrize('bad,words', [(dict(image=torch.zeros(4, 8, 8)), 'expected is the key latent'), (torch.zeros(8, 8), 'shape [8, 8]'), (torch.full((4, 8, 8), float('inf')), 'not finite'),
-    (b'', 'not a torch file'), (torch.zeros(3, 8, 8), '3 channels'), (torch.zeros(4, 1, 8), 'latent of 1 x 8; these networks need 2')], ids=range(6))
+BAD = [(dict(image=torch.zeros(4, 8, 8)), 'expected is the key latent'), (torch.zeros(8, 8), 'shape [8, 8]'), (torch.full((4, 8, 8), float('inf')), 'not finite'),
+    (b'', 'not a torch file, but an empty one'), (b'hello world', 'not a torch file, but a text file'), (torch.zeros(3, 8, 8), '3 channels'), (torch.zeros(4, 1, 8), 'latent of 1 x 8; these networks need 2')]
+
+def test_a_pickle_that_wants_code_is_not_run(home, tmp_path):
+    class Evil:
+        def __reduce__(self): return os.mkdir, (str(tmp_path/'run by the pickle'),)
+    (tmp_path/'x').mkdir()
+    for i, x in enumerate((Evil(), dict(latent=Evil()))): torch.save(x, tmp_path/f'x/{i}.pt')
+    torch.save(dict(cfg={}, G={}, F={}, rng=Evil()), tmp_path/'last.pt')
+    base = ('--out', str(tmp_path/'run'), '--device', 'cpu', '--data.a-dir', str(tmp_path/'x'), '--data.b-dir', str(home/'b'))
+    for args, file in ((('train', 'cyclegan', *base), 'x/0.pt'), (('migrate', 'cyclegan', str(tmp_path/'last.pt'), '--out', str(tmp_path/'m')), 'last.pt')):
+        status, _, err = shell(*args)
+        assert status == 1 and f'{tmp_path/file}: this pickle needs more than tensors' in err
+    assert not {'run by the pickle', 'run', 'm'} & {p.name for p in tmp_path.iterdir()}
+
+@pytest.mark.parametrize('bad,words', BAD, ids=range(7))
 def test_bad_latents_are_named(home, tmp_path, bad, words):
     for s in 'ab': latents(tmp_path/s, 4, s == 'b')
     p = tmp_path/'a/bad.pt'

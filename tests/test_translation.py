@@ -144,6 +144,8 @@ def test_statistics_stand_for_the_pictures(place, tmp_path):
     of = lambda name, *more: (measure(place, *way, *more, '--out', tmp_path/name), json.loads((tmp_path/name/'summary.json').read_text())['A2B'])[1]
     whole, stats = of('1', '--test-b', place/'B'), of('2', '--fid-stats-b', tmp_path/'b.npz')
     assert stats['fd_toy'] == pytest.approx(whole['fd_toy'], rel=1e-5) and stats['n_ref'] == 2 and stats['kid_toy'] is None is not whole['kid_toy']
+    status, _, err = measure(place, *way, '--fid-stats-b', tmp_path/'b.npz', '--image-size', '64', '--out', tmp_path/'3')
+    assert status == 1 and 'size is 32, not 64' in err and '--recompute' in err and not (tmp_path/'3').exists()     # said before any work
 
 def test_taggers_of_both_kinds_say_what_became_of_the_tags(place, tmp_path):
     vocab, codec = Vocab.from_counts({f'tag {i}': 9 for i in range(6)}), Codec.embedded()

@@ -14,7 +14,7 @@ from .core.io import hash_file, hash_json
 from .core.progress import say
 from .latents.codec import must_be_finite
 from .latents.encode import batch_plan
-from .latents.files import SUFFIXES, holds_latents, latent_files, measured, scale_fault, sort_out, source_latent
+from .latents.files import SUFFIXES, latent_files, may_hold_latents, measured, scale_fault, sort_out, source_latent
 from .latents.store import LatentStore
 from .models.cyclegan_folder import CycleGan
 
@@ -115,7 +115,7 @@ def latent_source(x): # `Stored`, `LatentFiles`, or `None`: no latents
     if isinstance(x, (str, Path)):
         p = Path(x)
         if (p/'meta.json').is_file(): return Stored(p)
-        if p.is_dir(): return LatentFiles(p) if holds_latents(p) else None
+        if p.is_dir(): return LatentFiles(p) if may_hold_latents(p) else None
         x = [p]
     is_one = lambda f: isinstance(f, (str, Path)) and Path(f).suffix.lower() in SUFFIXES
     return LatentFiles(x) if isinstance(x, (list, tuple)) and x and all(map(is_one, x)) else None

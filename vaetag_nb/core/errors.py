@@ -45,4 +45,6 @@ def one_of(name:str,    # of the setting
            value,       # what it is
            known):      # what it may be
     "Raise a `UsageError` that lists the `known` values of a setting, and the nearest, if `value` is none of them."
-    if value not in known: raise UsageError(f"{name}: {value!r} is none of {', '.join(known)}.{nearest(value, known)}")
+    if value in known: return
+    near = nearest(value, filter(None, known))
+    raise UsageError(f"{name}: {value!r} is none of {', '.join(filter(None, known))}" + (f'.{near}' if 'Did' in near else ''))

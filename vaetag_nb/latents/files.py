@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'SHARD', 'BARS', 'source_latent', 'read_latent', 'latent_files', 'convention_of', 'fitting', 'scale_fault',
-           'sort_out', 'measured', 'pack', 'holds_latents', 'looks', 'latent_info']
+           'sort_out', 'measured', 'pack', 'holds_latents', 'may_hold_latents', 'looks', 'latent_info']
 
 # %% ../../nbs/03_latents/70_files.ipynb #bb94c2ed
 import math, re
@@ -33,7 +33,7 @@ def _content(path):
         with open_tensors(path) as f:
             if 'latent' in f.keys(): return f.get_tensor('latent')
             raise VaetagError(f"{path}: holds {', '.join(sorted(f.keys())[:5]) or 'nothing'}; expected is the key latent")
-    x = load_pickle(path)
+    x = load_pickle(path, advice='save the tensor alone: torch.save(tensor, file)')
     if isinstance(x, dict):
         if 'latent' not in x: raise VaetagError(f"{path}: a mapping with the keys {', '.join(map(str, list(x)[:5])) or '(none)'}; expected is the key latent")
         x = x['latent']
@@ -183,6 +183,11 @@ def holds_latents(path, tries=20)->bool: # `tries`: files looked into
         except VaetagError: return False
         return True
     return any(map(one, files))
+
+def may_hold_latents(path)->bool:
+    "Whether a path holds latents, or at least two files that can be nothing else: all of them may be broken."
+    p = Path(path)
+    return holds_latents(p) or p.is_dir() and sum(f.suffix.lower() in ('.pt', '.npy') for f in p.rglob('*') if not f.name.startswith('.')) > 1
 
 def looks(std:float, channels:int)->dict: # {family: raw, scaled, or either}
     "What latents of that spread can be, by the families of so many channels."

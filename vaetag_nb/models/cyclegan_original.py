@@ -88,7 +88,7 @@ def _agrees(spec, cfg, where):
 
 def read_original(path)->Original:
     "A checkpoint of the original; opened as data only."
-    x = load_pickle(path)
+    x = load_pickle(path, advice='a checkpoint of latent CycleGAN holds tensors and plain settings only')
     if not isinstance(x, dict): raise VaetagError(f'{path}: holds a {type(x).__name__}; a checkpoint of latent CycleGAN is a mapping with cfg, G and F')
     lost = [k for k in ('cfg', 'G', 'F') if not isinstance(x.get(k), dict)]
     if lost: raise VaetagError(f"{path}: no checkpoint of latent CycleGAN: lacks {', '.join(lost)} (has {', '.join(map(str, list(x)[:8]))})")

@@ -99,11 +99,11 @@ class LatentsInfo:
     family: str|None = None    # sd15, sdxl, sd3, flux, tiny ...: where the file does not say the scale
     limit: int = 50            # latent files that are read, the first; 0: all
     def __call__(self):
-        from vaetag_nb.latents.files import holds_latents, latent_info
+        from vaetag_nb.latents.files import latent_info, may_hold_latents
         if (Path(self.src)/'meta.json').exists():
             from vaetag_nb.latents.store import LatentStore
             with LatentStore.open(self.src) as s: d = s.info() | s.stats()
-        elif holds_latents(self.src): d = latent_info(self.src, self.limit)
+        elif may_hold_latents(self.src): d = latent_info(self.src, self.limit)
         else:
             from vaetag_nb.latents.codec import Codec
             _no_dump(self.src)
@@ -138,8 +138,8 @@ class LatentsCheck:
     def __call__(self):
         p = Path(self.src)
         if p.is_dir() and ((p/'meta.json').exists() or any(p.glob('shard-*.safetensors'))): return _check_store(p)
-        from vaetag_nb.latents.files import holds_latents
-        if holds_latents(p): return _check_files(p)
+        from vaetag_nb.latents.files import may_hold_latents
+        if may_hold_latents(p): return _check_files(p)
         from vaetag_nb.data.images import list_images
         from vaetag_nb.latents.check import check_vae
         from vaetag_nb.sources import pick_device
