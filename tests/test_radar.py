@@ -159,8 +159,9 @@ def test_coloured_pictures_of_the_original_become_arrays(walk, tmp_path):
 def test_glasgow_text_by_its_preset(tmp_path):
     slow = echo(Walker(1.8, 1.4), Radar(5.8e9, 1000), 3, snr_db=20).iq
     sweeps = slow[:, None]*np.exp(2j*np.pi*12*np.arange(64)/64)
-    (tmp_path/'1P07A01R02.dat').write_text('5.8e9\n1\n64\n4e8\n' + '\n'.join(f'{x.real:.6g}{x.imag:+.6g}i' for x in sweeps.ravel()))
-    status, out, _ = shell('data', 'radar', '--out', str(tmp_path/'G'), '--input', str(tmp_path), '--preset', 'glasgow', '--source', 'measured', '--pattern', r'(?P<activity>\d)P(?P<user>\d+)A\d+R(?P<recording>\d+)', '--where', 'activity=1')
+    (tmp_path/'in').mkdir()
+    (tmp_path/'in/1P07A01R02.dat').write_text('5.8e9\n1\n64\n4e8\n' + '\n'.join(f'{x.real:.6g}{x.imag:+.6g}i' for x in sweeps.ravel()))
+    status, out, _ = shell('data', 'radar', '--out', str(tmp_path/'G'), '--input', str(tmp_path/'in'), '--preset', 'glasgow', '--source', 'measured', '--pattern', r'(?P<activity>\d)P(?P<user>\d+)A\d+R(?P<recording>\d+)', '--where', 'activity=1')
     assert (status, out.splitlines()[0]) == (0, 'MEASURED: 1 user, 1 recording, 5 windows')
     d = json.loads((tmp_path/'G/dataset.json').read_text())
     assert (d['stft']['window'], d['stft']['hop'], d['stft']['nfft'], d['stft']['taper']) == (200, 10, 800, 'hamming_periodic') and d['request']['reading']['range_bins'] == [9, 29]

@@ -172,7 +172,7 @@ def described_conversion(r:Converted, c:Conversion, request)->dict:
              colour_distance=float(np.mean(r.distances)) if r.distances else None)
     return d | dict(fingerprint=hash_json(d))
 
-# %% ../../nbs/01_data/68a_convert.ipynb #1bcc29b7
+# %% ../../nbs/01_data/68a_convert.ipynb #92df2164
 def _there(out, request, overwrite)->dict|None:
     "What a folder holds already, if it was made of the same files in the same way; refuse another set"
     if not (Path(out)/'dataset.json').is_file(): return None
@@ -193,7 +193,9 @@ def convert_dataset(out, src,                # file or folder
     c, src, out = Conversion(reading, source=source, **how).check(), Path(src), Path(out)
     root = root_of(src)
     files, left = ([src.name], {}) if src.is_file() else find_recordings(src, reading.kind)
-    if not files: raise UsageError(f"{src}: no recording in it; known endings: {', '.join(ENDINGS)}")
+    if not files: raise UsageError(f"{src}: no recording in it; {f'no file is of the kind {reading.kind}' if left and reading.kind != 'auto' else 'known endings: ' + ', '.join(ENDINGS)}")
+    a, b = out.absolute(), src.absolute()
+    if a == b or a in b.parents or b in a.parents: raise UsageError(f'{out}: lies in {src}, which is read, or holds it; name another folder')
     below = (src.parent if src.is_file() else src).relative_to(root)
     files = [(below/f).as_posix() for f in files]
     request = asdict(c) | dict(files=len(files), content=hash_json([(p, (root/p).stat().st_size) for p in files]))

@@ -32,7 +32,7 @@ class Recording:
     def seconds(self)->float: return self.iq.shape[-1]/self.prf_hz
     def __repr__(self): return f'Recording({self.source}, {self.iq.shape} samples, {self.seconds:g} s, PRF {self.prf_hz:g} Hz, carrier {self.fc_hz/1e9:g} GHz)'
 
-# %% ../../nbs/01_data/63_echo.ipynb #efb75b0a
+# %% ../../nbs/01_data/63_echo.ipynb #059e8ddb
 RANGE_LAWS = 'none', 'r2'
 REACH = 4.4       # the fastest part of the body, in walking speeds (the toe reaches 4.34)
 
@@ -49,6 +49,8 @@ class Radar:
         one_of('range_law', self.range_law, RANGE_LAWS)
         for k in ('fc_hz', 'prf_hz'):
             if not 0 < getattr(self, k) < math.inf: raise UsageError(f"--{k.replace('_', '-')} {getattr(self, k):g}: above 0")
+        for k in ('height_m', 'clutter_db', 'calibrate_dbsm'):
+            if (v := getattr(self, k)) is not None and not math.isfinite(v): raise UsageError(f"{k} {v:g}: a finite number")
     @property
     def wavelength_m(self)->float: return C/self.fc_hz
     @property

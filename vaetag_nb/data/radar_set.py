@@ -25,7 +25,7 @@ from .echo import Radar, echo
 from .spectrogram import Stft, doppler_axis, spectrogram
 from .walker import draw_recording, draw_walker
 
-# %% ../../nbs/01_data/66_radar_set.ipynb #d6a3b432
+# %% ../../nbs/01_data/66_radar_set.ipynb #28cdc92f
 FORMAT, MODEL = 'vaetag-radar/1', dict(gait='Boulic, Magnenat-Thalmann, Thalmann 1990', echo='ellipsoids, Chen 2011', constants='1')
 
 @dataclass(frozen=True)
@@ -48,16 +48,16 @@ class SetPlan:
         "Refuse settings that cannot be right, naming flag, value and what is legal."
         def need(ok, flag, legal):
             if not ok: raise UsageError(f'{flag}: {legal}')
-        need(self.ids, '--users 0', 'at least 1')
+        need(self.ids, '--ids', 'at least one')
         twice = next((i for i in self.ids if self.ids.count(i) > 1), None)
         need(twice is None, f'--ids: {twice} is there twice', 'each user once')
         need(min(self.ids) >= 0, f'--ids {min(self.ids)}', '0 or more')
         for k, low in (('recordings', 1), ('frames', 1), ('step', 1)): need(getattr(self, k) >= low, f'--{k} {getattr(self, k)}', f'at least {low}')
         need(0 < self.seconds < math.inf, f'--seconds {self.seconds:g}', 'above 0')
-        need(self.spread >= 0, f'--spread {self.spread:g}', '0 or more')
+        need(0 <= self.spread < math.inf, f'--spread {self.spread:g}', '0 or more')
         need(0 <= self.aspect_deg <= 180, f'--aspect-deg {self.aspect_deg:g}', '0 to 180')
-        need(self.snr_db[0] <= self.snr_db[1], '--snr-db {:g} {:g}'.format(*self.snr_db), 'the lower first')
-        need(0 < self.closest_m[0] <= self.closest_m[1], '--closest-m {:g} {:g}'.format(*self.closest_m), 'above 0, the lower first')
+        need(-math.inf < self.snr_db[0] <= self.snr_db[1] < math.inf, '--snr-db {:g} {:g}'.format(*self.snr_db), 'the lower first')
+        need(0 < self.closest_m[0] <= self.closest_m[1] < math.inf, '--closest-m {:g} {:g}'.format(*self.closest_m), 'above 0, the lower first')
         self.radar.check()
         M, hop, _ = self.stft.samples(self.radar.prf_hz)
         shortest = ((self.frames - 1)*hop + M)/self.radar.prf_hz
@@ -200,7 +200,7 @@ def begin(out, d, overwrite=False)->dict: # {(user, recording): row} of what is 
     done = read_jsonl(out/MARK)[1:] if (out/MARK).exists() else pd.read_csv(out/'recordings.csv', usecols=['user', 'recording']).to_dict('records')
     return {(r['user'], r['recording']): r for r in done}
 
-# %% ../../nbs/01_data/66_radar_set.ipynb #fa72bb02
+# %% ../../nbs/01_data/66_radar_set.ipynb #94eb0db8
 COLUMNS = dict(users='user folder height_m speed_mps cadence arm knee bob asymmetry girth source', manifest='file user recording window first_frame frames start_s source',
     recordings='user recording seconds speed_mps cadence arm knee phase start_range_m aspect_deg snr_db cycle_s steps_per_min ref_db aliased source')
 
@@ -228,6 +228,7 @@ def simulate_dataset(out, users:int|None=None, # ids 1 .. users; none: 31
                      )->dict:                  # users, recordings, windows, made (recordings made now), out, source, fingerprint
     "Make a folder of simulated walkers; go on where an earlier run was stopped."
     if ids is not None and users is not None: raise UsageError(f'--users {users} with --ids: give one of them')
+    if users is not None and users < 1: raise UsageError(f'--users {users}: at least 1')
     if workers < 1: raise UsageError(f'--workers {workers}: at least 1')
     ids = tuple(range(1, 1 + (31 if users is None else users))) if ids is None else tuple(ids)
     p = SetPlan(ids, recordings, seconds, seed, **plan).check()

@@ -6,8 +6,8 @@
 __all__ = ['KNOWN_KEYS', 'NOTES', 'CONTAINERS', 'SIGNALS', 'load_array', 'as_complex', 'read_wav', 'range_bins', 'strongest',
            'read_glasgow', 'highpass', 'signal']
 
-# %% ../../nbs/01_data/67_signals.ipynb #f7012529
-import wave, zipfile
+# %% ../../nbs/01_data/67_signals.ipynb #362c8101
+import wave
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
@@ -16,7 +16,7 @@ from ..core.errors import UsageError, VaetagError, naming
 from .echo import C, Recording
 from .spectrogram import check_samples
 
-# %% ../../nbs/01_data/67_signals.ipynb #9e2f7553
+# %% ../../nbs/01_data/67_signals.ipynb #74f75b8d
 KNOWN_KEYS = 'iq', 'x', 'data', 'spectrogram', 'microdoppler', 'db'
 NOTES = 'prf_hz', 'fc_hz', 'user', 'recording', 'source'
 
@@ -57,7 +57,9 @@ def _columns(path, key=None):
     "Two columns of numbers, divided by commas, semicolons or blanks; one line of names may be first"
     lines = Path(path).read_text(encoding='utf-8-sig').splitlines()
     rows = [l.replace(',', ' ').replace(';', ' ').split() for l in lines if l.strip() and not l.startswith('#')]
-    try: return np.array(rows[1:] if rows and not _number(rows[0][0]) else rows, float), {}
+    if rows and not _number(rows[0][0]): del rows[0]
+    if len({len(r) for r in rows}) > 1: raise VaetagError(f'{path}: not columns of numbers: rows of different lengths')
+    try: return np.array(rows, float), {}
     except ValueError as e: raise VaetagError(f'{path}: not columns of numbers: {e}') from e
 
 def _number(word):
@@ -65,7 +67,7 @@ def _number(word):
     except ValueError: return False
     return True
 
-# %% ../../nbs/01_data/67_signals.ipynb #c243cfb6
+# %% ../../nbs/01_data/67_signals.ipynb #7b7091d9
 CONTAINERS = {'.npy': lambda p, k: (np.load(p, allow_pickle=False), {}), '.npz': _npz, '.mat': _mat, '.h5': _hdf5, '.hdf5': _hdf5, '.csv': _columns, '.txt': _columns}
 
 def load_array(path, key=None, # name of the array in a file of several
@@ -83,11 +85,15 @@ def load_array(path, key=None, # name of the array in a file of several
                 return flat.reshape(-1, 2), {}
             if ending not in CONTAINERS: raise UsageError(f"{path}: the ending says no format; known: {', '.join(CONTAINERS)}, .bin, .wav, .dat, .png, .jpg")
             a, notes = CONTAINERS[ending](path, key)
-    except (ValueError, EOFError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as e: raise VaetagError(f"{path}: cannot read: {' '.join(str(e).split())[:120]}") from e
+    except VaetagError: raise
+    except Exception as e:     # readers of foreign formats fail in many ways
+        why = ' '.join(str(e).split())[:120] or type(e).__name__
+        raise VaetagError(f"{path}: cannot read: {f'no whole {ending} file' if 'pickled' in why else why}") from e
     if a.dtype.kind not in 'iufc': raise VaetagError(f'{path}: an array of {a.dtype}, not of numbers')
+    if not a.size: raise VaetagError(f'{path}: holds no numbers')
     return a, notes
 
-# %% ../../nbs/01_data/67_signals.ipynb #00224ffe
+# %% ../../nbs/01_data/67_signals.ipynb #1d996762
 def as_complex(a, what, real_signal=False)->np.ndarray: # complex128 (n,)
     "An array as complex samples: complex (n,), or real (n, 2) = I and Q."
     a = np.asarray(a)
@@ -104,7 +110,7 @@ def read_wav(path, real_signal=False)->tuple: # complex128 (n,); sample rate in 
     "Two channels of a PCM file (8, 16, 24 or 32 bits) as I and Q, in [-1, 1]."
     try:
         with naming(path), wave.open(str(path)) as w: n, width, rate, raw = w.getnchannels(), w.getsampwidth(), w.getframerate(), w.readframes(w.getnframes())
-    except (wave.Error, EOFError) as e: raise VaetagError(f"{path}: not a PCM WAV file: {e or 'it ends too early'}") from e
+    except (wave.Error, EOFError) as e: raise VaetagError(f"{path}: not a PCM WAV file: {str(e) or 'it ends too early'}") from e
     if n > 2: raise UsageError(f'{path}: {n} channels: two are I and Q')
     if width == 3:                                                    # the three bytes are the upper ones of four
         a = np.frombuffer(raw, np.uint8).reshape(-1, 3)

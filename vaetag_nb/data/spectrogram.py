@@ -15,7 +15,7 @@ from ..core.errors import UsageError, VaetagError, naming, one_of
 from ..core.io import atomic_file, to_json
 from .echo import C, Recording
 
-# %% ../../nbs/01_data/64_spectrogram.ipynb #364da5d1
+# %% ../../nbs/01_data/64_spectrogram.ipynb #4b2147b2
 TAPERS = dict(hann='hann', hamming='hamming', cheb120=('chebwin', 120))
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Stft:
 
     def samples(self, prf_hz:float)->tuple[int, int, int]:
         "Window, hop and nfft at a PRF, checked."
+        for k in ('window_s', 'hop_s'):
+            if not 0 < getattr(self, k) < math.inf: raise UsageError(f"--{k.replace('_', '-')} {getattr(self, k):g}: above 0")
         window = math.floor(self.window_s*prf_hz + .5) if self.window is None else self.window
         hop = math.floor(self.hop_s*prf_hz + .5) if self.hop is None else self.hop
         nfft = max(256, 1 << max(window - 1, 0).bit_length()) if self.nfft is None else self.nfft
@@ -39,7 +41,7 @@ class Stft:
         if hop < 1: raise UsageError(f'{flag("hop")} {hop} samples at PRF {prf_hz:g} Hz: at least 1')
         if nfft % 2: raise UsageError(f'--nfft {nfft}: an even number')
         if window > nfft: raise UsageError(f'{flag("window")} {window} samples: at most --nfft {nfft}')
-        if not self.floor_db > 0: raise UsageError(f'--floor-db {self.floor_db:g}: above 0')
+        if not 0 < self.floor_db < math.inf: raise UsageError(f'--floor-db {self.floor_db:g}: above 0')
         one_of('--taper', self.taper, TAPERS)
         return window, hop, nfft
 
