@@ -64,7 +64,7 @@ def wanted_between(m, a, b, points=10, k=0)->list:
     at = [p/(points - 1) if points > 1 else 0. for p in range(points)]
     return [Wanted(f'interpolate_{a}_{b}', f'point_{n:02d}', ('between', k), ((int(i), 1 - w), (int(j), w)), f'{a}..{b}', n) for n, w in enumerate(at)]
 
-# %% ../nbs/08t_generate.ipynb #cdaebd28
+# %% ../nbs/08t_generate.ipynb #3958e1f5
 class Generator:
     "Draws pictures from a latent diffusion model."
     def __init__(self, m:LatentDiffusion, batch_size=16): self.m, self.batch_size = m, batch_size
@@ -91,7 +91,7 @@ class Generator:
         full = [*items, *[items[-1]]*(self.batch_size - len(items))]
         keys, cond = [w.key for w in full], self.condition(full).to(self.m.device)
         null = torch.full((len(full),), self.m.net.null) if not cond.is_floating_point() else torch.eye(self.m.net.rows)[[self.m.net.null]*len(full)]
-        z = sample(self.m.net, first_noise(self.m.shape, keys, seed).to(self.m.device), cond, null.to(self.m.device), self.m.noise, s, keys, seed, **({} if guide is None else dict(gradient=guide.gradient(full), scale=guide.scale)))
+        z = sample(self.m.net, first_noise(self.m.shape, keys, seed).to(self.m.device), cond, null.to(self.m.device), self.m.noise, s, keys, seed, **({} if guide is None else dict(gradient=guide.gradient(self.m, cond), scale=guide.scale)))
         return z[:len(items)]
 
     def pictures(self, items, s:Sampling, seed=0, guide=None):

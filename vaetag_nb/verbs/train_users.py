@@ -50,7 +50,7 @@ def train_identity(args):
     run = identity.train_identity(cfg)
     return Outcome(dict(out=str(run.out), best=str(run.best), metrics=run.metrics), f'{aligned(run.metrics)}\n\nmodel folder: {run.best}')
 
-# %% ../../nbs/11_verbs/35_train_users.ipynb #265f239b
+# %% ../../nbs/11_verbs/35_train_users.ipynb #49395e3d
 def weights_of(pairs)->dict: # 3=0.7 -> {'3': .7}
     "The users of a mixture with their weights."
     out = {}
@@ -78,6 +78,10 @@ class Generate:
     guidance: float|None = None       # 0: without the user, 1: with, more: amplified; none: the model's
     interval: tuple[float, float]|None = None # part of the time in which guidance acts; none: the model's
     rescale: float|None = None        # in [0, 1]; none: the model's
+    guide: Path|None = None           # classifier guidance: an identity model on latents, or a latent tagger
+    guide_scale: float = 1.           # its strength
+    guide_on: Literal['xt', 'x0']|None = None # what it reads: noisy latents, or what the model foresees; none: what it was trained for
+    guide_tags: tuple[str, ...] = ()  # of a latent tagger: what shall be there
     seed: int = 0                     # of every picture, with its user and number
     weights: Literal['ema', 'raw'] = 'ema' # averaged, or as they were
     format: Literal['png', 'png16', 'npy'] = 'png'
@@ -99,6 +103,11 @@ class Generate:
         from vaetag_nb.sources import pick_device
         g = load_generator(self.model, self.weights, pick_device(self.device), self.batch_size)
         same = ('start', 'per_user', 'seed', 'format', 'overwrite', 'sampler', 'steps', 'guidance', 'interval', 'rescale')
-        r = g.to_folder(self.out, self.users or None, items=self.items(g.m), **{k: getattr(self, k) for k in same})
+        guide = None
+        if self.guide is not None:
+            from vaetag_nb.guide import load_guide
+            guide = load_guide(self.guide, g.m, self.guide_scale, self.guide_on, self.guide_tags)
+        elif self.guide_tags or self.guide_on: raise UsageError('--guide: not given; name the classifier')
+        r = g.to_folder(self.out, self.users or None, items=self.items(g.m), guide=guide, **{k: getattr(self, k) for k in same})
         mark = 'SIMULATED data behind it; ' if r['source'] == 'simulated' else ''
         return Outcome(r, f"{self.out}: {r['made']} pictures made, {r['kept']} were there; {mark}{r['network_calls']} network calls a picture")
