@@ -50,7 +50,7 @@ def train_identity(args):
     run = identity.train_identity(cfg)
     return Outcome(dict(out=str(run.out), best=str(run.best), metrics=run.metrics), f'{aligned(run.metrics)}\n\nmodel folder: {run.best}')
 
-# %% ../../nbs/11_verbs/35_train_users.ipynb #49395e3d
+# %% ../../nbs/11_verbs/35_train_users.ipynb #749e8b5a
 def weights_of(pairs)->dict: # 3=0.7 -> {'3': .7}
     "The users of a mixture with their weights."
     out = {}
@@ -60,6 +60,7 @@ def weights_of(pairs)->dict: # 3=0.7 -> {'3': .7}
         except ValueError: raise UsageError(f'--mix: {p!r}; write user=weight, such as 3=0.7 7=0.3') from None
     return out
 
+# %% ../../nbs/11_verbs/35_train_users.ipynb #679fe132
 @verb('generate')
 @dataclass(kw_only=True)
 class Generate:
