@@ -91,6 +91,27 @@ def test_what_is_refused_in_one_line(place, tmp_path, monkeypatch, args, status,
     got, out, err = measure(place, *args, '--out', tmp_path/'o')
     assert (got, err.count('\n')) == (status, 1) and said in err and not (tmp_path/'o').exists()
 
+def models(place, at):
+    "Models that cannot be used as they are, and what is said of them"
+    four, own = ([generator('residual', c, seed=0, name=n, ngf=8, n_res_blocks=1) for n in 'GF'] for c in (4, Codec.embedded().channels))
+    save_cyclegan(at/'unnamed', CycleGan(*own)); save_cyclegan(at/'four', CycleGan(*four))
+    save_cyclegan(at/'other', CycleGan(*own, 'model', codec=Codec.embedded().spec() | dict(fingerprint='ab'*32)))
+    for n in ('cut', 'half'): save_cyclegan(at/n, CycleGan(*own))
+    (at/'cut/F.safetensors').unlink(); (at/'half/G.safetensors').write_bytes(b'half')
+    for n, x in dict(bare=dict(G={}, F={}), wide=dict(cfg={}, G={'net.1.weight': torch.zeros(4, 4, 9, 9)}, F={}), down=dict(cfg={}, G={'down.0.weight': torch.zeros(4)}, F={}), row=[1]).items(): torch.save(x, at/f'{n}.pt')
+
+UNFIT = [('unnamed', (), 'give the VAE with --vae (in training: codec.vae)'), ('four', ('--vae', 'embedded'), 'latents of 4 channels, the VAE embedded has 8'),
+    ('other', ('--vae', 'embedded'), 'expected is abababab'), ('unnamed', ('--vae', 'runwayml/stable-diffusion-v1-5'), 'was removed from the hub; give a local folder, or hub:stable-diffusion-v1-5/stable-diffusion-v1-5'),
+    ('cut', ('--vae', 'embedded'), 'lacks F.safetensors'), ('half', ('--vae', 'embedded'), 'G.safetensors: not a whole safetensors file'), ('nowhere', (), 'no such model folder'),
+    ('bare.pt', (), 'lacks cfg (has G, F)'), ('wide.pt', (), 'unknown layout (first unknown key net.1.weight)'), ('down.pt', (), 'unknown layout (first unknown key down.0.weight)'), ('row.pt', (), 'holds a list')]
+
+@pytest.mark.parametrize('name,flags,said', UNFIT, ids=range(len(UNFIT)))
+def test_models_that_cannot_be_used_are_said_in_one_line(place, tmp_path, name, flags, said):
+    models(place, tmp_path)
+    for verb in (('translate', str(place/'A'), '--model', str(tmp_path/name), '--direction', 'a2b'), ('eval', 'translation', str(tmp_path/name), '--test-a', str(place/'A'), '--cache', 'off')):
+        status, _, err = shell(*verb, *flags, '--device', 'cpu', '--out', str(tmp_path/'o'))
+        assert (status, err.count('\n')) == (1, 1) and said in err and not (tmp_path/'o').exists(), err
+
 def test_an_unreadable_picture_counts_nowhere(place, tmp_path):
     scene(0, 5, (32, 32)).image.save(tmp_path/'1.png'); (tmp_path/'2.png').write_bytes((tmp_path/'1.png').read_bytes()[:200])
     status, _, err = measure(place, '--test-a', tmp_path, '--out', tmp_path/'o', '--no-clip')
