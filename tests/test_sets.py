@@ -288,7 +288,7 @@ def test_generation_and_unreadable_pictures(home, tmp_path, capsys):
     assert run(['eval', 'generation', '--gen', str(tmp_path/'empty'), '--ref', str(home/'real')]) == 1
     assert 'no images found under' in capsys.readouterr().err
 
-@pytest.mark.parametrize('flags', ['--k 0', '--splits 0', '--metrics fidd', '--features nosuch', '--features random', '--features identity:net', '--kid-subset-size 25', '--kid-subsets 0', '--fit pad', '--cache-max -1', '--train made'], ids=lambda f: f.split()[0][2:] + f.split()[1][:3])
+@pytest.mark.parametrize('flags', ['--k 0', '--splits 0', '--metrics fidd', '--features nosuch', '--features random', '--features identity', '--kid-subset-size 25', '--kid-subsets 0', '--fit pad', '--cache-max -1', '--train made'], ids=lambda f: f.split()[0][2:] + f.split()[1][:3])
 def test_wrong_arguments(home, capsys, flags):
     assert run(['eval', 'generation', '--gen', str(home/'made'), '--ref', str(home/'real'), *flags.split()]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -310,6 +310,21 @@ def test_brightness_and_frequencies_by_hand(home, tmp_path, capsys):
     r = json.loads(capsys.readouterr().out)
     assert r['reasons'] == dict(freq_similarity='freq_similarity needs pictures of one size; give a size') and r['metrics']['brightness_diff'] > 0
     assert run(['eval', 'generation', '--gen', str(tmp_path/'two'), '--ref', str(home/'real'), *flags, '--strict']) == 1
+
+def test_a_judge_of_persons(home, tmp_path, capsys):
+    "Its embeddings measure the sets, its classifier gives the inception score; from the cache as computed, and as statistics"
+    from vaetag_nb.data.users import UserMap
+    from vaetag_nb.models.identity import Identity, identity_net, save_identity
+    save_identity(tmp_path/'judge', Identity(identity_net(0, users=4, backbone='test_resnet', channels=3, dim=8).eval(), UserMap(['a', 'b', 'c', 'd']), 32))
+    spec = f'identity:{tmp_path/"judge"}'
+    gen, said = ['eval', 'generation', '--gen', str(home/'made'), '--features', spec, '--metrics', 'fid', 'is', '--per-class', '--json', '--ref', str(home/'real')], []
+    for _ in range(2): assert run(gen) == 0; said.append(json.loads(capsys.readouterr().out))
+    m = said[0]['metrics']
+    assert said[0] == said[1] and [*m] == ['fd_identity', 'is_identity', 'is_std_identity'] and m['fd_identity'] > 0 and 1 <= m['is_identity'] <= 4
+    x = [features_of(extractor(spec), list_images(home/d), Rule(24)) for d in ('made', 'real')]
+    assert m['fd_identity'] == pytest.approx(frechet_distance(x[0].x, x[1].x), rel=1e-5) and x[0].x.shape[1] == 8 and x[0].rest.shape[1] == 4
+    assert run(['eval', 'fid-stats', str(home/'real'), '--features', spec, '--size', '24', '--out', str(tmp_path/'s.npz')]) == 0 and load_stats(tmp_path/'s.npz').dim == 8
+    assert run(['eval', 'generation', '--gen', str(home/'made'), '--ref', str(home/'real'), '--features', f'identity:{tmp_path}']) == 1 and 'no model folder of an identity model' in capsys.readouterr().err
 
 def test_one_picture_against_many(home, tmp_path, capsys):
     (tmp_path/'one').mkdir(); Image.open(home/'made/cat/0.png').save(tmp_path/'one/0.png')

@@ -120,20 +120,17 @@ def _none(kind, arg):
     if not arg: raise UsageError(f'features {kind}: say which, {kind}:DIR')
     return arg
 
-def _not_yet(arg, w, download, device): raise UsageError('features identity: there are no identity models in this version; take tagger:MODEL, timm:NAME_OR_DIR or clip:DIR')
-
 KINDS = {   # kind -> function of what stands behind the colon, a weights file, whether to download, the device
     'inception': lambda arg, w, download, device: Inception(arg or w, download, device),
     'squeeze':   lambda arg, w, download, device: Squeeze(arg or w, download, device),
     'clip':      lambda arg, w, download, device: ClipVision(arg or w, download, device),
     'timm':      lambda arg, w, download, device: Timm(_none('timm', arg), download, device),
-    'identity':  _not_yet,
     'random':    lambda arg, w, download, device: RandomFeatures(),
 }
 
 def unknown(kind)->str:
     "What is said of an extractor that there is not."
-    known = [k for k in KINDS if k not in ('identity', 'random')]
+    known = [k for k in KINDS if k != 'random']
     return f'none of {", ".join(known)}.' + (near if 'Did you mean' in (near := nearest(kind, known)) else '')
 
 def extractor(spec,           # inception, squeeze[:FILE], clip[:DIR], timm:NAME_OR_DIR ...; or any callable
@@ -212,6 +209,7 @@ class Features(NamedTuple):
     x: np.ndarray   # float32 (n, D), a row for each readable picture
     kept: list      # their positions in the input
     errors: dict    # {position: reason} of the others
+    rest: np.ndarray|None = None # what an extractor with `whole` says beside its features, such as logits, (n, more)
 
 def open_pictures(images, rule, threads=None):
     "Pictures of any kind as bytes of pixels"
@@ -227,11 +225,16 @@ def _digests(images)->tuple: # {position: SHA-256}, {position: reason}
         except VaetagError as e: errors[i] = str(e).removeprefix(f'{p}: ')
     return shas, errors
 
+def _cut(ex, f)->Features:
+    "Rows of `whole` as features and what stands behind them"
+    return f._replace(x=f.x[:, :ex.dim], rest=f.x[:, ex.dim:]) if hasattr(ex, 'whole') else f
+
 def compute(ex, images, rule=None, batch_size=32, threads=None, deal=map)->Features:
-    "Features of pictures, all of them computed."
+    "Features of pictures, all of them computed; with all that `whole` says, where the extractor has it."
+    see = getattr(ex, 'whole', ex)
     def one(s): # a batch: its rows, their positions, the reasons of the others
         part, at, bad = open_pictures(images[s:s+batch_size], rule, threads)
-        y = np.asarray(ex(part), np.float32) if len(at) else np.zeros((0, ex.dim or 0), np.float32)
+        y = np.asarray(see(part), np.float32) if len(at) else np.zeros((0, ex.dim or 0), np.float32)
         if len(lost := np.flatnonzero(~np.isfinite(y).all(1))): raise VaetagError(f'{images[s + at[lost[0]]] if isinstance(images[s + at[lost[0]]], (str, os.PathLike)) else f"picture {s + at[lost[0]]}"}: its features are not finite')
         return y, [s + i for i in at], {s + i: r for i, r in bad.items()}
     starts = range(0, len(images), batch_size)
@@ -249,7 +252,7 @@ def features_of(ex,            # an extractor
                 )->Features:
     "Features of pictures, from the cache where they are known."
     images, store = [*images], open_cache(cache)
-    if store is None or not ex.fingerprint or not all(isinstance(i, (str, os.PathLike)) for i in images): return compute(ex, images, rule, batch_size, threads, deal)
+    if store is None or not ex.fingerprint or not all(isinstance(i, (str, os.PathLike)) for i in images): return _cut(ex, compute(ex, images, rule, batch_size, threads, deal))
     shas, errors = _digests(images)
     known, = deal(lambda _: store.read(ex, rule, [*shas.values()]), [0])   # by one process, that all know the same
     first = {}
@@ -263,4 +266,4 @@ def features_of(ex,            # an extractor
     errors |= {i: bad[h] for i, h in shas.items() if h in bad}
     kept = [i for i, h in shas.items() if h in known]
     say(f'features {ex.name}: reused {len(kept) - len(got.kept)}, computed {len(got.kept)}')
-    return Features(np.stack([known[shas[i]] for i in kept]) if kept else np.zeros((0, ex.dim or 0), np.float32), kept, dict(sorted(errors.items())))
+    return _cut(ex, Features(np.stack([known[shas[i]] for i in kept]) if kept else np.zeros((0, ex.dim or 0), np.float32), kept, dict(sorted(errors.items()))))

@@ -24,7 +24,7 @@ def _cache(where, gib):
 class EvalFidStats:
     "Keep mean and covariance of a folder's features, for FID against it."
     images: named(Path, 'DIR')            # folder of pictures
-    features: str = 'inception'           # inception, squeeze[:FILE], clip:DIR, timm:NAME_OR_DIR, tagger:MODEL
+    features: str = 'inception'           # inception, squeeze[:FILE], clip:DIR, timm:NAME_OR_DIR, tagger:MODEL, identity:MODEL
     size: int|None = None                 # side of the square that every picture becomes; none: its own pixels
     fit: Literal['crop', 'pad', 'squash', 'none']|None = None # crop with --size, else none
     filter: Literal['lanczos', 'bicubic', 'bilinear'] = 'lanczos' # of the resize
@@ -59,7 +59,7 @@ class EvalGeneration:
     "Measure generated pictures against real ones: FID and its like, KID, precision and recall, the floor, copies."
     gen: Path                             # folder of generated pictures
     ref: Path                             # folder of real ones, or a file of their statistics (.npz)
-    features: tuple[str, ...] = ('inception',) # extractors: inception, squeeze[:FILE], clip:DIR, timm:NAME_OR_DIR, tagger:MODEL
+    features: tuple[str, ...] = ('inception',) # extractors: inception, squeeze[:FILE], clip:DIR, timm:NAME_OR_DIR, tagger:MODEL, identity:MODEL
     metrics: tuple[str, ...] = ('fid', 'kid', 'fid_inf', 'prdc', 'floor', 'is', 'brightness', 'freq_similarity') # which
     per_class: bool = False               # also a row for each sub-folder
     size: int|None = None                 # side of the square that both sides become; none: as the generated pictures, or the statistics
