@@ -242,6 +242,7 @@ def compute(ex, images, rule=None, batch_size=32, threads=None, deal=map)->Featu
     rows = [y for y, at, _ in got if at]
     return Features(np.concatenate(rows) if rows else np.zeros((0, ex.dim or 0), np.float32), [i for _, at, _ in got for i in at], {i: r for *_, bad in got for i, r in bad.items()})
 
+# %% ../../nbs/07_eval/13_features.ipynb #fea7001a
 def features_of(ex,            # an extractor
                 images,        # files, or uint8 pictures (3, H, W)
                 rule=None,     # `Rule` by which they are read; none: at their own size
