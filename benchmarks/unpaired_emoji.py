@@ -5,7 +5,7 @@
 A is noto, B is twemoji, from VAETAG_SHARED (default ../shared/data); all pictures are squashed to 64 pixels, latents are of TAEF2. A fifth of the motifs (by `base`, which holds near-duplicates
 together) is for testing; of neither vendor is one of these pictures trained or validated on. That the same motif exists in both styles is not used in training: it is the measure. Each seed draws its
 own validation pictures and weights. ours: the residual generator; classic: networks and weights of losses of the original (classic generator and discriminator of width 32, 6 blocks, 10 and .5,
-rate 2e-4), as many epochs and pictures. Of both, the weights that are best on validation by SqueezeNet (`eval.best: fid`), and the last ones. Rows that are not trained: the VAE alone (encode, decode),
+rate 2e-4), as many epochs and pictures. Of both, the weights that are best on validation by SqueezeNet (`eval.best: fid`); with --last the last ones, too. Rows that are not trained: the VAE alone (encode, decode),
 and the pixels as they are. Figures are of the test side: distance and KID on SqueezeNet's features, LPIPS (squeeze) to the true partner, agreement of the tags of a tagger of ours that was trained on
 the training pictures of both vendors. What is done is not done again, so it can be stopped at any time. The file of results is written after each row.
 """
@@ -61,8 +61,8 @@ def folders(out):
 
 def tagger(out)->Path:
     "The model folder of a tagger of both vendors' training pictures"
-    if not (out/'tags.csv').exists():
-        build_vocab([out/'train'], min_count=30)[0].write(out/'tags.csv')
+    if (out/'tagger'/'done.json').exists(): return out/'tagger'/'best'
+    build_vocab([out/'train'], min_count=30)[0].write(out/'tags.csv')
     cfg = load(DecoderConfig, TAGGER, dict(out=str(out/'tagger'), data=dict(metadata=str(out/'train'), tags=str(out/'tags.csv'), val=.1, test='.1'), codec=dict(vae=VAE), latents=dict(store=str(out/'tagger-latents'))))
     return train_decoder(cfg).best
 
@@ -92,20 +92,22 @@ def pixels(out)->dict: # {direction: figures}
         return {k: v for k, v in m.items() if v is not None} | dict(paired_lpips=near, pairs=len(both))
     return dict(A2B=way(*VENDORS), B2A=way(*VENDORS[::-1]))
 
-def row(who, seed, out, epochs)->dict: # {chosen, last: {direction: figures}, ...}
-    "Train and test one contender with one seed"
+def row(who, seed, out, epochs, old, last)->dict: # {chosen, last: {direction: figures}, ...}; `old`: what is there of it
+    "Train and test one contender with one seed; `last`: with its last weights, too"
     own = dict(out=str(out/f'{who}-{seed}'), seed=seed, data={f'{k}_dir': str(out/'train'/v) for k, v in zip('ab', VENDORS)}, codec=dict(vae=VAE), eval=dict(features=[f'squeeze:{SQUEEZE}']))
     run = train_cyclegan(load(CycleGanConfig, COMMON, WHO[who], own, dict(epochs=epochs) if epochs else {}))
     best, judge = read_json(run.out/'best.json'), tagger(out)
-    chosen = measured(load_cyclegan(run.out), out, judge)
-    last = chosen if best['step'] == RunFolder(run.out).latest().state['step'] else measured(last_weights(run.out), out, judge)
-    return dict(chosen=chosen, last=last, best_epoch=best['epoch'], best_value=best['value'], validation=[l['val_fd_squeeze'] for l in read_jsonl(run.out/'log.jsonl') if l.get('val_fd_squeeze')])
+    new = dict(best_epoch=best['epoch'], best_value=best['value'], validation=[l['val_fd_squeeze'] for l in read_jsonl(run.out/'log.jsonl') if l.get('val_fd_squeeze')])
+    new['chosen'] = old['chosen'] if 'chosen' in old else measured(load_cyclegan(run.out), out, judge)
+    if last: new['last'] = new['chosen'] if best['step'] == RunFolder(run.out).latest().state['step'] else measured(last_weights(run.out), out, judge)
+    return old | new
 
 def summary(rows)->dict: # {contender: {direction: {figure: (mean, standard deviation)}}}
     "Over the seeds; the VAE alone is the same in all"
     out = {}
     for who, seeds in rows.items():
         for which in ('chosen', 'last'):
+            if not all(which in r for r in seeds.values()): continue
             out[f'{who}, {which}'] = {w: {f: (float(np.mean(x)), float(np.std(x, ddof=1)) if len(x) > 1 else 0.) for f in FIGURES for x in [[r[which][w][f] for r in seeds.values()]]} for w in ('A2B', 'B2A')}
     return out
 
@@ -125,6 +127,7 @@ def main():
     p.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     p.add_argument('--out', type=Path, default=Path('runs/unpaired_emoji'))
     p.add_argument('--epochs', type=int)
+    p.add_argument('--last', action='store_true', help='measure the last weights beside the best ones')
     p.add_argument('--results', type=Path, help='a copy of the figures, such as benchmarks/results/unpaired_emoji.json, which the docs show')
     a = p.parse_args()
     if not Path(SQUEEZE).exists(): raise SystemExit(f'no emoji and weights in {SHARED}; set VAETAG_SHARED to their folder')
@@ -136,8 +139,10 @@ def main():
     for seed in a.seeds:
         for who in a.who:
             at = done['rows'].setdefault(who, {})
-            if at.get(str(seed), {}).get('settings') != settings[who]:
-                at[str(seed)] = row(who, seed, a.out, a.epochs) | dict(settings=settings[who])
+            old = at.get(str(seed), {})
+            if old.get('settings') != settings[who]: old = dict(settings=settings[who])
+            if 'last' not in old and (a.last or 'chosen' not in old):
+                at[str(seed)] = row(who, seed, a.out, a.epochs, old, a.last)
                 write_json(a.out/'done.json', done)
             result = dict(pictures=read_json(a.out/'folders.json'), recipes=settings, tagger=TAGGER, pixels=done['pixels'], test=summary(done['rows']),
                           rows={w: {s: {k: v for k, v in r.items() if k != 'settings'} for s, r in rs.items()} for w, rs in done['rows'].items()})

@@ -183,6 +183,7 @@ def move_scored(page, expect):
     expect(note).not_to_have_text(hits, timeout=30_000)
 
 MOVES = dict(toy=(move_dashboard, move_evidence), scored=(move_scored,), tags=(move_tags,), latents=(move_latents,), reconstructions=(move_reconstructions,), translation=(move_translation,))
+# the fourth tutorial trains for ten minutes on data outside the project; its dashboard is opened above
 TUTORIALS = ['nbs/tutorials/01_quickstart.ipynb', 'nbs/tutorials/02_latent_tagger.ipynb', 'nbs/tutorials/03_timm_tagger.ipynb']
 
 @pytest.mark.parametrize('notebook', [*MOVES, *TUTORIALS])
