@@ -15,7 +15,7 @@ from ..core.errors import UsageError, VaetagError, one_of
 from ..core.io import atomic_dir, load_tensors, read_json, save_tensors, write_json
 from ..latents.convention import Convention
 from .cyclegan import Generator, generator
-from .folder import FORMAT, best_of, load_state
+from .folder import FORMAT, best_of, described, load_state
 
 # %% ../../nbs/05_models/72_cyclegan_folder.ipynb #275c1d63
 SPACES = ('raw', 'model')
@@ -115,14 +115,8 @@ def is_cyclegan(path)->bool:
 
 def _described(folder)->dict:
     "The content of model.json, of a kind and with values that can be"
-    if not folder.is_dir(): raise VaetagError(f'{folder}: no such model folder')
-    lost = [f for f in FILES if not (folder/f).exists()]
-    if lost: raise VaetagError(f"{folder}: no model folder of a CycleGAN: lacks {', '.join(lost)} (looked for {', '.join(FILES)})")
-    meta, path = read_json(folder/'model.json'), folder/'model.json'
-    found = meta.get('format') if isinstance(meta, dict) else type(meta).__name__
-    if found != FORMAT: raise VaetagError(f'{path}: format {found!r}; this version reads {FORMAT!r}')
-    if meta.get('kind') != 'cyclegan': raise VaetagError(f"{path}: kind {meta.get('kind')!r}; expected 'cyclegan'")
-    for k, t in dict(generator=dict, space=str, divisor=(int, float), domains=dict).items():
+    meta, path = described(folder, 'cyclegan', ('generator', 'domains'), FILES, ' of a CycleGAN'), folder/'model.json'
+    for k, t in dict(space=str, divisor=(int, float)).items():
         if not isinstance(meta.get(k), t): raise VaetagError(f'{path}: {k} is missing')
     return meta
 

@@ -116,12 +116,16 @@ def best_of(src)->Path:
     "The model folder of a run, its `best/`; anything else is taken for one."
     return Path(src)/'best' if (Path(src)/'best'/FILES[0]).exists() else Path(src)
 
-def described(folder, kind:str, needs:tuple)->dict: # `needs`: keys that must hold mappings
+def described(folder, kind:str,
+              needs:tuple,   # keys that must hold mappings
+              files=FILES,   # that must be there
+              what='',       # of what model it is the folder, for messages
+              )->dict:
     "The content of a model.json, of a known format and of `kind`."
     folder = Path(folder)
     if not folder.is_dir(): raise VaetagError(f'{folder}: no such model folder')
-    lost = [f for f in FILES if not (folder/f).exists()]
-    if lost: raise VaetagError(f"{folder}: no model folder: lacks {', '.join(lost)} (looked for {', '.join(FILES)})")
+    lost = [f for f in files if not (folder/f).exists()]
+    if lost: raise VaetagError(f"{folder}: no model folder{what}: lacks {', '.join(lost)} (looked for {', '.join(files)})")
     meta, path = read_json(folder/'model.json'), folder/'model.json'
     if not isinstance(meta, dict) or meta.get('format') != FORMAT:
         raise VaetagError(f"{path}: format {meta.get('format') if isinstance(meta, dict) else type(meta).__name__!r}; this version reads {FORMAT!r}")

@@ -6,7 +6,7 @@
 __all__ = ['SPACES', 'time_planes', 'IdentityNet', 'identity_net', 'verify', 'Identity', 'save_identity', 'identity_card',
            'load_identity']
 
-# %% ../../nbs/05_models/88_identity.ipynb #920bd1a9
+# %% ../../nbs/05_models/88_identity.ipynb #898edf15
 from dataclasses import dataclass, field
 from pathlib import Path
 import timm, torch, torch.nn.functional as F
@@ -16,7 +16,7 @@ from ..core.errors import UsageError, VaetagError, nearest, one_of
 from ..core.io import atomic_dir, hash_tensors, load_tensors, read_json, save_tensors, write_json
 from ..core.rng import seeded
 from ..data.users import UserMap, UserSplit
-from .folder import FORMAT, best_of, load_state
+from .folder import FORMAT, best_of, described, load_state
 from .pool import PoolHead
 
 # %% ../../nbs/05_models/88_identity.ipynb #a12039e4
@@ -115,14 +115,11 @@ def identity_card(m)->str: # markdown
     return '\n'.join(['---', 'library_name: vaetag_nb', 'tags: [verification, identity]', '---', f'# Identity of {len(m.users)} users', '', mark, '', f"{m.net.args['backbone'] if m.net.args['space'] == 'pixels' else 'trunk'} on {m.net.args['space']}, "
         f"{sum(p.numel() for p in m.net.parameters()):,} parameters; random initial weights.", *(['', '## Results', '', '| figure | value |', '|---|---|', *rows] if rows else []), ''])
 
-# %% ../../nbs/05_models/88_identity.ipynb #f15cedb3
+# %% ../../nbs/05_models/88_identity.ipynb #b3bdb1cf
 def load_identity(path, device='cpu')->Identity: # model folder, or run folder (its `best/`)
     "The identity model of a folder, in evaluation mode."
     folder = best_of(path)
-    lost = [f for f in ('model.json', 'model.safetensors', 'users.json') if not (folder/f).is_file()]
-    if lost: raise VaetagError(f"{folder}: no model folder of an identity model: lacks {', '.join(lost)}")
-    meta = read_json(folder/'model.json')
-    if meta.get('format') != FORMAT or meta.get('kind') != 'identity': raise VaetagError(f"{folder}/model.json: format {meta.get('format')!r}, kind {meta.get('kind')!r}; expected {FORMAT!r}, 'identity'")
+    meta = described(folder, 'identity', ('network',), ('model.json', 'model.safetensors', 'users.json'), ' of an identity model')
     try: net = IdentityNet(**meta['network'])
     except (TypeError, KeyError, UsageError) as e: raise VaetagError(f'{folder}/model.json: network: {e}') from e
     load_state(net, load_tensors(folder/'model.safetensors')[0], folder/'model.safetensors', 'network')
