@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['GRID', 'TABLES', 'common_grid', 'root_of', 'find_recordings', 'Conversion', 'converted', 'Converted', 'folder_name',
-           'convert_all', 'the_only', 'described_conversion', 'convert_dataset']
+           'convert_all', 'users_of', 'the_only', 'described_conversion', 'convert_dataset']
 
-# %% ../../nbs/01_data/68a_convert.ipynb #f148493e
+# %% ../../nbs/01_data/68a_convert.ipynb #52c08d28
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -18,7 +18,7 @@ from ..core.io import atomic_dir, hash_json, read_json
 from ..core.progress import track
 from .echo import SOURCES, Recording
 from .files import natural
-from .radar_set import FORMAT, array_part, finish, first_difference, save_windows, stft_part, value_part, window_starts
+from .radar_set import FORMAT, another_set, array_part, finish, first_difference, save_windows, stft_part, value_part, window_starts
 from .readers import USER
 from .recordings import ENDINGS, Reading, Whose, compiled, read_iq, set_above, true_source, whose
 from .spectrogram import Spectrogram, Stft, spectrogram
@@ -139,7 +139,7 @@ def folder_name(name)->str:
     "A recording's name as the name of a folder."
     return ''.join(ch if ch.isalnum() or ch in '-_.' else '_' for ch in name).strip('.')
 
-# %% ../../nbs/01_data/68a_convert.ipynb #6c2ae9bd
+# %% ../../nbs/01_data/68a_convert.ipynb #97c21a28
 def convert_all(out, src, files, c:Conversion, colormap=None)->Converted:
     "Convert files, relative to `src`, into the folder `out`."
     r, known, pattern = Converted(), {}, None if c.pattern is None else compiled(c.pattern)
@@ -155,6 +155,14 @@ def convert_all(out, src, files, c:Conversion, colormap=None)->Converted:
     if not r.windows: raise UsageError(f'{src}: no recording is long enough: {next(p for p in chosen)}: {r.skipped[next(p for p in chosen)]} (--frames)')
     return r
 
+def users_of(r:Converted)->list: # rows of users.csv
+    "The users of the recordings."
+    users = {}
+    for x in r.recordings.values():
+        old = users.setdefault(x['folder'], {k: x[k] for k in ('user', 'folder', 'source')})
+        if old['source'] != x['source']: old['source'] = 'mixed'
+    return list(users.values())
+
 def the_only(values, default=None):
     "The one value of a set; the default if there are several or none."
     return next(iter(values)) if len(values) == 1 else default
@@ -166,13 +174,14 @@ def described_conversion(r:Converted, c:Conversion, request)->dict:
     sources = Counter(x['source'] for x in r.recordings.values())
     source = the_only(set(sources), 'mixed')
     velocities, frame_s = (the_only({a[k] for a in r.axes}) for k in (0, 1))
-    d = dict(format=FORMAT, source=source, simulated=source == 'simulated', created_by=f'vaetag_nb {__version__}', sources=dict(sorted(sources.items())), seed=None, spread=None,
-             users=len({k[0] for k in r.recordings}), recordings=len(r.recordings), windows=len(r.windows), radar=dict(fc_hz=fc, prf_hz=prf) if fc else None, stft=stft_part(c.stft, prf) if prf else None,
-             array=array_part(rows, frames, c.step, frame_s, velocities if rows else None), value=value_part(max(r.floors)), model=None, request=request, skipped=r.skipped, failed=r.failed,
-             colour_distance=float(np.mean(r.distances)) if r.distances else None)
+    d = dict(format=FORMAT, source=source, simulated=source == 'simulated', created_by=f'vaetag_nb {__version__}', sources=dict(sorted(sources.items())),
+             seed=None, spread=None, users=len({k[0] for k in r.recordings}), recordings=len(r.recordings), windows=len(r.windows),
+             radar=dict(fc_hz=fc, prf_hz=prf) if fc else None, stft=stft_part(c.stft, prf) if prf else None,
+             array=array_part(rows, frames, c.step, frame_s, velocities if rows else None), value=value_part(max(r.floors)), model=None,
+             request=request, skipped=r.skipped, failed=r.failed, colour_distance=float(np.mean(r.distances)) if r.distances else None)
     return d | dict(fingerprint=hash_json(d))
 
-# %% ../../nbs/01_data/68a_convert.ipynb #92df2164
+# %% ../../nbs/01_data/68a_convert.ipynb #24c87bfe
 def _there(out, request, overwrite)->dict|None:
     "What a folder holds already, if it was made of the same files in the same way; refuse another set"
     if not (Path(out)/'dataset.json').is_file(): return None
@@ -180,7 +189,7 @@ def _there(out, request, overwrite)->dict|None:
     if not str(old.get('format', '')).startswith('vaetag-radar/'): raise VaetagError(f'{out}: holds files that are no radar data set; name another folder')
     if not (first := first_difference(old.get('request') or {}, request)): return old
     if overwrite: return None
-    raise VaetagError(f"{out}: holds another data set ({str(old.get('fingerprint'))[:12]}, asked for {hash_json(request)[:12]}); first difference: {first}; --overwrite replaces it")
+    raise another_set(out, old, hash_json(request), first)
 
 def convert_dataset(out, src,                # file or folder
                     source:str|None=None,    # of files that say nothing: measured, simulated, unknown; none: unknown
@@ -193,7 +202,8 @@ def convert_dataset(out, src,                # file or folder
     c, src, out = Conversion(reading, source=source, **how).check(), Path(src), Path(out)
     root = root_of(src)
     files, left = ([src.name], {}) if src.is_file() else find_recordings(src, reading.kind)
-    if not files: raise UsageError(f"{src}: no recording in it; {f'no file is of the kind {reading.kind}' if left and reading.kind != 'auto' else 'known endings: ' + ', '.join(ENDINGS)}")
+    known = f'no file is of the kind {reading.kind}' if left and reading.kind != 'auto' else f"known endings: {', '.join(ENDINGS)}"
+    if not files: raise UsageError(f'{src}: no recording in it; {known}')
     a, b = out.absolute(), src.absolute()
     if a == b or a in b.parents or b in a.parents: raise UsageError(f'{out}: lies in {src}, which is read, or holds it; name another folder')
     below = (src.parent if src.is_file() else src).relative_to(root)
@@ -205,6 +215,6 @@ def convert_dataset(out, src,                # file or folder
             r = convert_all(tmp, root, files, c, colormap if png else None)
             r.skipped = left | r.skipped
             d = described_conversion(r, c, request)
-            users = {x['folder']: dict(user=x['user'], folder=x['folder'], source=the_only({y['source'] for y in r.recordings.values() if y['folder'] == x['folder']}, 'mixed')) for x in r.recordings.values()}
-            finish(tmp, d, list(users.values()), list(r.recordings.values()), r.windows)
-    return {k: d[k] for k in ('users', 'recordings', 'windows', 'source', 'sources', 'skipped', 'failed', 'colour_distance', 'fingerprint')} | dict(made=made*d['recordings'], out=str(out))
+            finish(tmp, d, users_of(r), list(r.recordings.values()), r.windows)
+    told = 'users', 'recordings', 'windows', 'source', 'sources', 'skipped', 'failed', 'colour_distance', 'fingerprint'
+    return {k: d[k] for k in told} | dict(made=made*d['recordings'], out=str(out))

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['FORMAT', 'MODEL', 'HEADINGS', 'CITATIONS', 'MARK', 'COLUMNS', 'SetPlan', 'window_starts', 'array_part', 'value_part',
            'stft_part', 'described', 'first_difference', 'save_picture', 'save_iq', 'save_windows', 'truth',
-           'recording_files', 'make_recording', 'parameters_in_words', 'readme', 'begin', 'finish', 'simulate_dataset']
+           'recording_files', 'make_recording', 'parameters_in_words', 'readme', 'another_set', 'begin', 'finish',
+           'simulate_dataset']
 
-# %% ../../nbs/01_data/66_radar_set.ipynb #8b87b186
+# %% ../../nbs/01_data/66_radar_set.ipynb #ca50fffb
 import math, shutil, signal
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ import numpy as np, pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from .. import __version__
-from ..core.errors import UsageError, VaetagError, one_of
+from ..core.errors import UsageError, VaetagError, naming, one_of
 from ..core.io import append_jsonl, atomic_file, hash_json, read_json, read_jsonl, to_json, write_csv, write_json
 from ..core.progress import track
 from .colormap import MAPS, coloured
@@ -77,7 +78,7 @@ def window_starts(total, frames, step)->range:
     "First frames of the windows that lie whole in `total` frames."
     return range(0, total - frames + 1, step)
 
-# %% ../../nbs/01_data/66_radar_set.ipynb #9db421cd
+# %% ../../nbs/01_data/66_radar_set.ipynb #db96129b
 def array_part(rows, frames, step, frame_s, v)->dict:
     "What `dataset.json` says of an array's axes; `v`: velocities of the first and the last row, or `None`."
     way = 'row 0 = largest positive velocity' if v else 'rows as in the file; their velocities are not known'
@@ -97,15 +98,17 @@ def described(plan:SetPlan)->dict:
     r, (M, hop, nfft) = plan.radar, plan.stft.samples(plan.radar.prf_hz)
     radar = asdict(r) | dict(snr_db=list(plan.snr_db), aspect_deg=plan.aspect_deg, closest_m=list(plan.closest_m))
     n = len(plan.ids)*plan.recordings
-    d = dict(format=FORMAT, source='simulated', simulated=True, created_by=f'vaetag_nb {__version__}', seed=plan.seed, spread=plan.spread, users=len(plan.ids), recordings=n,
-             windows=n*len(plan.starts), ids=list(plan.ids), seconds=plan.seconds, radar=radar, stft=stft_part(plan.stft, r.prf_hz),
-             array=array_part(nfft, plan.frames, plan.step, hop/r.prf_hz, doppler_axis(nfft, r.prf_hz, r.fc_hz)[[0, -1]].tolist()), value=value_part(plan.stft.floor_db), model=MODEL)
+    d = dict(format=FORMAT, source='simulated', simulated=True, created_by=f'vaetag_nb {__version__}', seed=plan.seed, spread=plan.spread,
+             users=len(plan.ids), recordings=n, windows=n*len(plan.starts), ids=list(plan.ids), seconds=plan.seconds, radar=radar, stft=stft_part(plan.stft, r.prf_hz),
+             array=array_part(nfft, plan.frames, plan.step, hop/r.prf_hz, doppler_axis(nfft, r.prf_hz, r.fc_hz)[[0, -1]].tolist()),
+             value=value_part(plan.stft.floor_db), model=MODEL)
     return d | dict(fingerprint=hash_json(d))
 
 def first_difference(a, b, at='')->str:
     "The first key whose values differ in two descriptions; empty if none does."
     if not (isinstance(a, dict) and isinstance(b, dict)): return '' if a == b else f'{at}: {to_json(a, None)} and {to_json(b, None)}'
-    return next((found for k in [*a, *(k for k in b if k not in a)] if (found := first_difference(a.get(k), b.get(k), f'{at}.{k}'.strip('.')))), '')
+    found = (first_difference(a.get(k), b.get(k), f'{at}.{k}'.strip('.')) for k in {**a, **b})
+    return next(filter(None, found), '')
 
 # %% ../../nbs/01_data/66_radar_set.ipynb #bb61a51b
 def save_picture(path, image, colormap, texts):
@@ -130,7 +133,7 @@ def save_windows(out, folder, recording, spec, starts, frames, first=0, colormap
         rows.append(dict(file=file, window=first + i, first_frame=at, frames=part.shape[1], start_s=None if spec.time_s is None else float(spec.time_s[at] - spec.time_s[0])))
     return rows
 
-# %% ../../nbs/01_data/66_radar_set.ipynb #277ce4f5
+# %% ../../nbs/01_data/66_radar_set.ipynb #bde606a4
 def truth(plan, user)->dict:
     "What `users.csv` says of a user."
     w = asdict(draw_walker(plan.seed, user, plan.spread))
@@ -139,7 +142,8 @@ def truth(plan, user)->dict:
 def recording_files(plan, user, i, png, iq)->list:
     "The files of a recording, relative to the set."
     windows = [f'w{k:02d}' for k in range(len(plan.starts))]
-    return ([f'ID_{user}/rec{i:02d}/{w}.npy' for w in windows] + [f'preview/ID_{user}/rec{i:02d}_{w}.png' for w in windows if png] + [f'iq/ID_{user}/rec{i:02d}.npz']*bool(iq))
+    rec, previews = f'ID_{user}/rec{i:02d}', windows if png else []
+    return [f'{rec}/{w}.npy' for w in windows] + [f'preview/{rec}_{w}.png' for w in previews] + [f'iq/{rec}.npz']*bool(iq)
 
 def make_recording(job)->dict: # (folder, plan, user, number, colour map or None, whether samples are kept, fingerprint)
     "Simulate and write one recording; its row of `recordings.csv`."
@@ -151,8 +155,9 @@ def make_recording(job)->dict: # (folder, plan, user, number, colour map or None
     parameters = to_json(dict(radar=asdict(plan.radar), stft=stft_part(plan.stft, plan.radar.prf_hz)), None)
     save_windows(out, f'ID_{user}', name, spec, plan.starts, plan.frames, colormap=colormap, texts=dict(Dataset=fingerprint, User=user, Recording=i, Parameters=parameters))
     if iq: save_iq(Path(out)/f'iq/ID_{user}/{name}.npz', rec, user=user, recording=i)
-    return dict(user=user, recording=i, seconds=plan.seconds, speed_mps=w.speed_mps, cadence=w.cadence, arm=w.arm, knee=w.knee, phase=w.phase, start_range_m=take.start_range_m,
-                aspect_deg=take.aspect_deg, snr_db=take.snr_db, cycle_s=w.cycle_s, steps_per_min=120/w.cycle_s, ref_db=spec.meta['ref_db'], aliased=rec.meta['aliased'], source='simulated')
+    return dict(user=user, recording=i, seconds=plan.seconds, **{k: getattr(w, k) for k in ('speed_mps', 'cadence', 'arm', 'knee', 'phase')},
+                **{k: getattr(take, k) for k in ('start_range_m', 'aspect_deg', 'snr_db')}, cycle_s=w.cycle_s, steps_per_min=120/w.cycle_s,
+                ref_db=spec.meta['ref_db'], aliased=rec.meta['aliased'], source='simulated')
 
 # %% ../../nbs/01_data/66_radar_set.ipynb #169af847
 HEADINGS = dict(simulated='SIMULATED DATA: computed by a walking model, no person was recorded.', measured='MEASURED DATA', unknown='DATA OF UNKNOWN ORIGIN', mixed='MIXED DATA')
@@ -181,26 +186,30 @@ def readme(d)->str:
            + d['simulated']*' A result on these walkers is a result on simulated walkers, not on people.')
     return f"{HEADINGS[d['source']]}\n\n{parameters_in_words(d)}\n\n{how}\n\nSources:\n\n{CITATIONS}\n"
 
-# %% ../../nbs/01_data/66_radar_set.ipynb #e316c2ab
+# %% ../../nbs/01_data/66_radar_set.ipynb #ba728748
 MARK = '.unfinished.jsonl'
+
+def another_set(out, old, asked, first)->VaetagError:
+    "What is said of a folder that holds another set."
+    return VaetagError(f"{out}: holds another data set ({str(old.get('fingerprint'))[:12]}, asked for {asked[:12]}); first difference: {first}; --overwrite replaces it")
 
 def begin(out, d, overwrite=False)->dict: # {(user, recording): row} of what is done
     "Open the folder of a set described by `d`; refuse one that holds something else."
     out = Path(out)
-    old = read_json(out/'dataset.json') if (out/'dataset.json').exists() else next(iter(read_jsonl(out/MARK)), {}) if (out/MARK).exists() else None
     if out.exists() and not out.is_dir(): raise VaetagError(f'{out}: is a file; name a folder')
-    if (old is None and out.is_dir() and any(out.iterdir())) or (old is not None and old.get('format') != FORMAT): raise VaetagError(f'{out}: holds files that are no radar data set; name another folder')
-    if old is not None and old.get('fingerprint') != d['fingerprint']:
-        if not overwrite:
-            first = first_difference({k: v for k, v in old.items() if k != 'fingerprint'}, d)
-            raise VaetagError(f"{out}: holds another data set ({str(old.get('fingerprint'))[:12]}, asked for {d['fingerprint'][:12]}); first difference: {first}; --overwrite replaces it")
-        shutil.rmtree(out); old = None
-    if old is None: append_jsonl(out/MARK, d) if out.is_dir() else (out.mkdir(parents=True), append_jsonl(out/MARK, d))
+    old = read_json(out/'dataset.json') if (out/'dataset.json').exists() else next(iter(read_jsonl(out/MARK)), {}) if (out/MARK).exists() else None
+    foreign = old.get('format') != FORMAT if old is not None else out.is_dir() and any(out.iterdir())
+    if foreign: raise VaetagError(f'{out}: holds files that are no radar data set; name another folder')
+    with naming(out, 'write'):
+        if old is not None and old.get('fingerprint') != d['fingerprint']:
+            if not overwrite: raise another_set(out, old, d['fingerprint'], first_difference({k: v for k, v in old.items() if k != 'fingerprint'}, d))
+            shutil.rmtree(out); old = None
+        if old is None: out.mkdir(parents=True, exist_ok=True); append_jsonl(out/MARK, d)
     for torn in out.rglob('.*.tmp'): torn.unlink()              # what a killed run was writing
     done = read_jsonl(out/MARK)[1:] if (out/MARK).exists() else pd.read_csv(out/'recordings.csv', usecols=['user', 'recording']).to_dict('records')
     return {(r['user'], r['recording']): r for r in done}
 
-# %% ../../nbs/01_data/66_radar_set.ipynb #94eb0db8
+# %% ../../nbs/01_data/66_radar_set.ipynb #e2b74f6c
 COLUMNS = dict(users='user folder height_m speed_mps cadence arm knee bob asymmetry girth source', manifest='file user recording window first_frame frames start_s source',
     recordings='user recording seconds speed_mps cadence arm knee phase start_range_m aspect_deg snr_db cycle_s steps_per_min ref_db aliased source')
 
@@ -214,7 +223,8 @@ def finish(out, d, users, recordings, manifest):
 def _made(jobs, workers):
     "Rows of recordings as they are finished, in order"
     if workers < 2 or len(jobs) < 2: yield from map(make_recording, jobs); return
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), get_context('spawn'), signal.signal, (signal.SIGINT, signal.SIG_IGN)) # Ctrl-C is for this process
+    ignore = signal.signal, (signal.SIGINT, signal.SIG_IGN)      # Ctrl-C is for this process
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), get_context('spawn'), *ignore)
     try: yield from pool.map(make_recording, jobs, chunksize=max(1, min(8, len(jobs)//workers)))
     finally: pool.shutdown(cancel_futures=True)
 
@@ -241,7 +251,8 @@ def simulate_dataset(out, users:int|None=None, # ids 1 .. users; none: 31
     for row, k in zip(track(_made(jobs, workers), 'simulated recordings', len(keys), 'rec', len(keys) - len(todo)), todo):
         rows[k] = row
         if (out/MARK).exists(): append_jsonl(out/MARK, row)
-    files = [(u, i, dict(file=f, user=u, recording=i, window=w, first_frame=at, frames=p.frames, start_s=at*d['array']['frame_s'], source='simulated'))
-             for u, i in keys for w, (at, f) in enumerate(zip(p.starts, recording_files(p, u, i, False, False)))]
-    if (out/MARK).exists(): finish(out, d, [truth(p, u) for u in ids], [rows[k] for k in keys], [f for *_, f in files])
+    if (out/MARK).exists():
+        manifest = [dict(file=f, user=u, recording=i, window=w, first_frame=at, frames=p.frames, start_s=at*d['array']['frame_s'], source='simulated')
+                    for u, i in keys for w, (at, f) in enumerate(zip(p.starts, recording_files(p, u, i, False, False)))]
+        finish(out, d, [truth(p, u) for u in ids], [rows[k] for k in keys], manifest)
     return {k: d[k] for k in ('users', 'recordings', 'windows')} | dict(made=len(todo), out=str(out), source='simulated', fingerprint=d['fingerprint'])

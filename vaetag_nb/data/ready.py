@@ -15,7 +15,7 @@ from .decode import load_image
 from .signals import load_array
 from .spectrogram import Spectrogram, check_samples, load_spectrogram
 
-# %% ../../nbs/01_data/67a_ready.ipynb #7ce54ca9
+# %% ../../nbs/01_data/67a_ready.ipynb #474125b4
 def as_decibels(a, what, span_db=None, db=False)->tuple: # decibels, 0 the largest; the floor below it
     "Values of an unknown unit as decibels: their range stands for `span_db`; with `db` they are decibels."
     a, span = np.asarray(a, float), 45. if span_db is None else float(span_db)
@@ -47,7 +47,8 @@ def ready_array(path, key=None, time_axis=1, # of the array; 0: its rows are fra
     a, says = load_array(path, key)
     if a.ndim != 2 or a.dtype.kind == 'c': raise UsageError(f"{path}: {'complex' if a.dtype.kind == 'c' else 'real'} numbers of shape {a.shape}: a spectrogram is real and has two axes")
     if time_axis not in (0, 1): raise UsageError(f'--time-axis {time_axis}: 0 or 1')
-    meta = {k: says[k] for k in ('user', 'recording', 'source') if k in says} | dict(file=str(path), kind='spectrogram', unit='dB' if db or own else f'unknown: {a.min():g} to {a.max():g}')
+    meta = {k: says[k] for k in ('user', 'recording', 'source') if k in says} | dict(file=str(path), kind='spectrogram')
+    meta['unit'] = 'dB' if db or own else f'unknown: {a.min():g} to {a.max():g}'
     if own and own['array']['rows'] == len(a): return _of_set(a, own, meta, flip_doppler)
     values, floor = as_decibels(a if time_axis == 1 else a.T, path, span_db, db)
     return with_axes(Spectrogram(values, says.get('velocity_mps'), says.get('time_s'), floor, meta), velocity_mps, frame_s, flip_doppler)

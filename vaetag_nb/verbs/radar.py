@@ -38,7 +38,7 @@ class Transform:
         own = {f.name: getattr(self, f.name) for f in dc.fields(Stft)}
         return Stft(**own) if self.preset is None else dc.replace(GLASGOW, **{k: v for k, v in own.items() if v != getattr(Stft(), k)})
 
-# %% ../../nbs/11_verbs/12_radar.ipynb #ef161a19
+# %% ../../nbs/11_verbs/12_radar.ipynb #4f89f09d
 @dataclass(kw_only=True)
 class FromRecordings(Transform):
     "Flags that say which recordings are read, and how."
@@ -71,7 +71,8 @@ class FromRecordings(Transform):
         if self.preset and self.range_bins is None: own['range_bins'] = (9, 29)      # theirs, 10 to 30, count from 1
         if lost := next((w for w in self.where if '=' not in w), None): raise UsageError(f'--where {lost}: group=value')
         where = dict(w.split('=', 1) for w in self.where)
-        return dict(reading=Reading(**own, colormap=self.invert_colormap), stft=self.stft(), frames=self.frames, step=self.step, grid=self.grid, source=self.source, pattern=self.pattern, where=where)
+        return dict(reading=Reading(**own, colormap=self.invert_colormap), stft=self.stft(), where=where,
+                    **{k: getattr(self, k) for k in ('frames', 'step', 'grid', 'source', 'pattern')})
 
 # %% ../../nbs/11_verbs/12_radar.ipynb #e61a96b0
 @verb('data radar')
@@ -107,7 +108,7 @@ class DataRadar(FromRecordings):
 ALWAYS = {f.name for f in dc.fields(FromRecordings)} - {f.name for f in dc.fields(Transform)}
 SIMULATED = {f.name for f in dc.fields(DataRadar)} - {f.name for f in dc.fields(FromRecordings)} - {'fc_hz', 'prf_hz', 'png', 'colormap', 'overwrite'}
 
-# %% ../../nbs/11_verbs/12_radar.ipynb #38d490a1
+# %% ../../nbs/11_verbs/12_radar.ipynb #27557f16
 SAID = dict(simulated='SIMULATED', measured='MEASURED', unknown='UNKNOWN ORIGIN', mixed='MIXED')
 
 def summary(r)->str:
@@ -119,7 +120,8 @@ def summary(r)->str:
 def _simulated(o):
     from vaetag_nb.data.radar import Radar, simulate_dataset
     radar = Radar(Radar.fc_hz if o.fc_hz is None else o.fc_hz, Radar.prf_hz if o.prf_hz is None else o.prf_hz, o.radar_height_m, o.range_law, o.clutter_db, o.calibrate_dbsm)
-    own = {k: getattr(o, k) for k in ('recordings', 'seconds', 'seed', 'ids', 'png', 'colormap', 'iq', 'workers', 'overwrite', 'spread', 'frames', 'step', 'snr_db', 'aspect_deg', 'closest_m')}
+    own = {k: getattr(o, k) for k in ('recordings', 'seconds', 'seed', 'ids', 'png', 'colormap', 'iq', 'workers', 'overwrite', 'spread', 'frames', 'step',
+                                      'snr_db', 'aspect_deg', 'closest_m')}
     r = simulate_dataset(o.out, o.users, radar=radar, stft=o.stft(), **own)
     return Outcome(r, summary(r))
 
