@@ -265,17 +265,19 @@ def check(self:LatentStore, root=None)->list: # of `Problem`
     return out + [Problem('stale', p, 'the picture has changed since it was encoded') for p in self.index['path'][stale]]
 
 @patch
-def stats(self:LatentStore, space='raw')->dict: # mean and std (lists, one a channel), count (latents)
-    "Mean and standard deviation of each channel, in 'raw' or 'model' space, over the whole store."
+def stats(self:LatentStore, space='raw')->dict: # mean, std, min and max (lists, one a channel), count (latents)
+    "Mean, standard deviation, least and greatest number of each channel, in 'raw' or 'model' space, over the whole store."
     if space not in ('raw', 'model'): raise VaetagError(f"space {space!r}: legal are 'raw' and 'model'")
-    n, first, second = 0, 0., 0.
+    n, first, second, ends = 0, 0., 0., []
     for rows in track(list(self.runs()), 'stats', unit='block'):
         z = self.read_model(rows) if space == 'model' else self.read(rows).float()
         total = lambda x: x.sum((0, 2, 3), dtype=torch.float64)
         first, second, n = first + total(z), second + total(z.square()), n + z.numel()//z.shape[1]
-    if not n: return dict(mean=[], std=[], count=0)
+        ends.append(torch.stack([z.amin((0, 2, 3)), z.amax((0, 2, 3))]))
+    if not n: return dict(mean=[], std=[], min=[], max=[], count=0)
+    ends = torch.stack(ends)
     mean = first/n
-    return dict(mean=mean.tolist(), std=(second/n - mean**2).clamp_min(0).sqrt().tolist(), count=len(self))
+    return dict(mean=mean.tolist(), std=(second/n - mean**2).clamp_min(0).sqrt().tolist(), min=ends[:, 0].amin(0).tolist(), max=ends[:, 1].amax(0).tolist(), count=len(self))
 
 # %% ../../nbs/03_latents/40_store.ipynb #c78f0801
 @patch

@@ -108,7 +108,7 @@ class LatentsInfo:
             from vaetag_nb.latents.codec import Codec
             _no_dump(self.src)
             d = Codec.load(self.src, self.config, self.family).info()
-        return Outcome(d, aligned(d))
+        return Outcome(d, aligned({k: [round(x, 4) for x in v] if k in ('mean', 'std', 'min', 'max') and v else v for k, v in d.items()}))
 
 # %% ../../nbs/11_verbs/20_latents.ipynb #b204fa83
 def _check_store(folder):
