@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'Scored', 'truth_of', 'score_all', 'Counts', 'count', 'chosen_rows', 'Predictions', 'enlarged',
-           'tag_browser', 'predictions_picture', 'tags', 'latents', 'reconstructions', 'translation']
+           'tag_browser', 'predictions_picture', 'tags', 'latents', 'reconstructions', 'translation', 'generation']
 
 # %% ../nbs/10_dashboards.ipynb #3f7032a5
 import html
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import ipywidgets as W, matplotlib.pyplot as plt, numpy as np, scipy.sparse as sp, torch
 from fastcore.basics import patch
 from PIL import Image
+from .browse.generation import GenerationBrowser
 from .browse.latents import LatentBrowser
 from .browse.recon import ReconBrowser
 from .browse.scored import ScoredBrowser
@@ -323,3 +324,9 @@ def translation(model,  # `Translator`, or a model or run folder
                 **options)->TranslationBrowser: # of `browse.translation.TranslationBrowser`
     "Leaf through pictures and their translations: before and after under one slider, both directions, and the way back."
     return TranslationBrowser(model, images, **options)
+
+def generation(model,    # `Generator`, or a model or run folder of a latent diffusion model
+               ref=None, # folder of the real users
+               **options)->GenerationBrowser: # of `browse.generation.GenerationBrowser`
+    "Draw users with sliders for guidance, steps and seed, each picture beside the nearest real one."
+    return GenerationBrowser(model, ref, **options)
