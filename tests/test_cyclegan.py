@@ -420,6 +420,13 @@ def test_the_toy(tmp_path, seed):
     assert r['start'] == pytest.approx(1.79, abs=.15) and r['fd'] <= .15 and r['cyc'] <= .10 and r['id'] <= .05 and not r['warned'], r
 
 @pytest.mark.slow
+def test_the_default_generator_keeps_more_than_the_classic_one(tmp_path):
+    for k in ('residual', 'classic'): (tmp_path/k).mkdir()
+    ours, theirs = (toy(tmp_path/k, save_every=0, model=dict(generator=k, ngf=32, n_res_blocks=4)) for k in ('residual', 'classic'))
+    print(ours, theirs)
+    assert ours['cyc'] <= theirs['cyc']/3 and ours['id'] <= theirs['id']/3 and ours['fd'] <= 1.5*theirs['fd'], (ours, theirs)
+
+@pytest.mark.slow
 def test_the_guard_speaks(tmp_path):
     r = toy(tmp_path, loss=dict(lambda_cyc=10.), save_every=0)
     print(r)
