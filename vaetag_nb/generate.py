@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from .core.errors import UsageError, VaetagError, one_of
-from .core.io import append_jsonl, atomic_file, check_folder, read_json, write_json
+from .core.io import append_jsonl, atomic_file, check_folder, read_json, read_jsonl, write_json
 from .core.progress import track
 from .data.images import to_uint8
 from .models.diffusion_folder import LatentDiffusion, load_diffusion
@@ -164,10 +164,14 @@ def to_folder(self:Generator, out, users=None, per_user=1, start=0, seed=0, item
     told = dict(generated=True, model=self.m.fingerprints, source=self.m.data.get('source', 'unknown'), seed=seed, **s.to_dict(), batch_size=self.batch_size, format=format, resolution=self.m.resolution, guide=guide and guide.spec())
     check_folder(out)
     claim_folder(out, told, overwrite)
-    if overwrite: (out/'manifest.jsonl').unlink(missing_ok=True)
+    listed = [l['file'] for l in read_jsonl(out/'manifest.jsonl')] if (out/'manifest.jsonl').is_file() else []
+    if overwrite:   # what other settings made goes
+        for f in [*listed, 'manifest.jsonl']: (out/f).unlink(missing_ok=True)
+        listed = []
     write_json(out/'generation.json', told)
     name = lambda w: f"{w.folder}/{w.stem}.{'npy' if format == 'npy' else 'png'}"
-    todo = [w for w in items if overwrite or not (out/name(w)).is_file()]
+    there = {f for f in listed if (out/f).is_file()}
+    todo = [w for w in items if name(w) not in there]
     made = dict(seed=seed, guidance=s.guidance, interval=list(s.interval), sampler=s.sampler or ('flow' if self.m.noise.flow else 'ddim'), steps=s.steps, network_calls=calls, guide=told['guide'])
     with track(desc='generate', total=len(todo), unit='picture') as bar:
         for part, x in self.pictures(todo, s, seed, guide):

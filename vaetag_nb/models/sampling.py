@@ -6,6 +6,7 @@
 __all__ = ['SAMPLERS', 'check_sampler', 'scheduler_of', 'Sampling', 'first_noise', 'step_generators', 'takes', 'sample']
 
 # %% ../../nbs/05_models/82_sampling.ipynb #32a6c68c
+import inspect
 from dataclasses import dataclass, asdict
 from typing import Literal
 import torch
@@ -85,7 +86,6 @@ def step_generators(keys, step:int, seed=0)->list: # of torch generators
 
 def takes(f, name)->bool:
     "Whether a method has a parameter."
-    import inspect
     return name in inspect.signature(f).parameters
 
 @torch.no_grad()
@@ -103,7 +103,7 @@ def sample(net,             # net(x (B, C, h, w), t (B,), cond) -> the predictio
     "Noise to latents."
     s, device = scheduler_of(schedule, sampling.sampler), noise.device
     s.set_timesteps(sampling.steps, device=device)
-    s.set_begin_index(0) if hasattr(s, 'set_begin_index') else None
+    if hasattr(s, 'set_begin_index'): s.set_begin_index(0)
     x, random = noise*float(getattr(s, 'init_noise_sigma', 1.)), takes(s.step, 'generator')
     for i, t in enumerate(s.timesteps):
         y, times = s.scale_model_input(x, t) if hasattr(s, 'scale_model_input') else x, t.expand(len(x))
