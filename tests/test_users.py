@@ -10,7 +10,7 @@ from vaetag_nb.trainers.diffusion import train_diffusion
 from vaetag_nb.trainers.diffusion_settings import diffusion_config
 from vaetag_nb.trainers.diffusion_task import DiffusionTask
 from vaetag_nb.trainers.vae import VaeTask
-from vaetag_nb.verbs import sets, train_users  # noqa: F401 (registers the verbs)
+from vaetag_nb.verbs import sets, train, train_users  # noqa: F401 (registers the verbs)
 from vaetag_nb.verbs.base import shell
 
 torch.set_num_threads(1)
@@ -78,6 +78,12 @@ def test_the_scale_is_measured(straight):
     assert abs(cfg['scaling_factor']*std - 1) < 1e-6 and cfg['scaling_factor'] != .18215
     z = load_diffusion(straight).codec
     assert z.convention.scale == cfg['scaling_factor'] and z.convention.shift == cfg['shift_factor']
+
+def test_a_vae_alone_by_preset(home, tmp_path):
+    s, out, err = shell('train', 'vae', '--preset', 'tiny', '--data', str(home/'set'), '--out', str(tmp_path/'vae'), '--image.resolution', '32', '--vae.block-out-channels', '8', '16', '--vae.groups', '4', '--steps', '3', '--batch-size', '4', '--device', 'cpu')
+    cfg = read_json(tmp_path/'vae/best/vae/config.json')
+    assert s == 0 and cfg['in_channels'] == 1 and cfg['scaling_factor'] not in (1., .18215), err
+    assert shell('train', 'vae', '--preset', 'huge')[0] == 2
 
 # --- generation --------------------------------------------------------------------------------------------------------
 

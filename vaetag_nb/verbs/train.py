@@ -31,12 +31,11 @@ def train_vae(args):
 
 def vae_settings(args): # `VaeConfig`
     "Settings of train vae: of class folders by preset, or as they are written"
-    from vaetag_nb.core.config import to_dict
+    from vaetag_nb.core.config import load, to_dict
     from vaetag_nb.trainers.vae import VaeConfig
     from vaetag_nb.verbs.train_users import long_names
-    args, preset = long_names(args), _value(args, '--preset')
+    args, preset = long_names(args), value_of(args, '--preset')
     if preset is None: return configured(VaeConfig, args, 'train vae')
-    from vaetag_nb.core.config import load
     from vaetag_nb.trainers.diffusion_settings import diffusion_config, vae_config
     args = [a for a, before in zip(args, ['', *args]) if before != '--preset' and not a.startswith('--preset')]
     n = next((i for i, a in enumerate(args) if a.startswith('-')), len(args))

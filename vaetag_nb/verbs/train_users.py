@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from ..core.errors import UsageError
-from .base import Outcome, aligned, configured, named, parse, verb
+from .base import Outcome, aligned, configured, named, parse, value_of, verb
 
 # %% ../../nbs/11_verbs/35_train_users.ipynb #462b3495
 SHORT = {'--data': '--data.folders', '--resolution': '--image.resolution', '--num-users': '--data.num-users', '--num_users': '--data.num-users'}
@@ -23,11 +23,6 @@ def _long(a, short):
     n, eq, v = a.partition('=')
     return short[n] + eq + v if n in short else a
 
-def _asked_preset(args, yaml):
-    "The preset that flags name, else the one of the YAML files"
-    at = [b if a == '--preset' else a.partition('=')[2] for a, b in zip(args, [*args[1:], '']) if a == '--preset' or a.startswith('--preset=')]
-    return at[-1] if at else yaml
-
 @verb('train diffusion')
 def train_diffusion(args):
     "Train a latent diffusion model of users on class folders: [run.yaml ...] [--preset tiny] [--data DIR] [--key value ...]."
@@ -35,7 +30,7 @@ def train_diffusion(args):
     from vaetag_nb.trainers.diffusion_settings import DiffusionConfig, diffusion_config
     args = long_names(args)
     n = next((i for i, a in enumerate(args) if a.startswith('-')), len(args))
-    try: base = diffusion_config(*args[:n], **dict(preset=p) if (p := _asked_preset(args[n:], load(DiffusionConfig, *args[:n]).preset)) else {})
+    try: base = diffusion_config(*args[:n], **dict(preset=p) if (p := value_of(args[n:], '--preset') or load(DiffusionConfig, *args[:n]).preset) else {})
     except ConfigError as e: raise UsageError(str(e)) from e
     cfg = parse(DiffusionConfig, args[n:], 'train diffusion', base, ' [run.yaml ...]')
     from vaetag_nb.trainers import diffusion
