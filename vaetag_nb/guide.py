@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 import torch, torch.nn.functional as F
 from .core.errors import UsageError, VaetagError, one_of
-from .core.io import read_json
 from .latents.convention import Convention
 from .models.diffusion_folder import LatentDiffusion
-from .models.folder import best_of
+from .models.folder import best_of, kind_of
 from .models.identity import load_identity
 from .models.latent_tagger import load_model
 
@@ -55,7 +54,7 @@ def load_guide(path,              # run or model folder: an identity model on la
     if not scale >= 0: raise UsageError(f'guide_scale: {scale} is not at least 0')
     if on is not None: one_of('guide_on', on, ('xt', 'x0'))
     folder = best_of(path)
-    kind = read_json(folder/'model.json').get('kind') if (folder/'model.json').is_file() else None
+    kind = kind_of(path)
     if kind == 'identity':
         j = load_identity(path, m.device)
         if j.net.args['space'] != 'latents': raise VaetagError(f'{folder}: looks at pixels; a guide looks at latents (train identity --space latents --diffusion RUN)')

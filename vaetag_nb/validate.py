@@ -16,6 +16,7 @@ from .core.errors import UsageError, VaetagError
 from .core.io import atomic_file, check_folder, read_json, write_json
 from .core.progress import say
 from .data.users import UserSplit, read_users
+from .data.radar_set import HEADINGS
 from .data.spectrogram import Spectrogram, kinematics
 from .eval.criteria import Seen, at_least, distribution_criteria, identity_criteria
 from .eval.identity import classification_report, rates_at
@@ -147,7 +148,7 @@ class Validation:
 
 def mark_of(source)->str:
     "The first line of every report."
-    return {'simulated': 'SIMULATED DATA: the real side was computed by a walking model, no person was recorded.', 'measured': 'Measured data.', 'mixed': 'MIXED DATA: simulated and measured.'}.get(source, 'Data of unknown origin.')
+    return HEADINGS.get(source, HEADINGS['unknown'])
 
 def _pairs_sheet(s:Sides, n=8)->tuple: # two Pillow images
     "Generated pictures above their nearest training pictures, which is judged by the embedding"

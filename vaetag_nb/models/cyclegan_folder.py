@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 import vaetag_nb
 from ..core.errors import UsageError, VaetagError, one_of
-from ..core.io import atomic_dir, load_tensors, read_json, save_tensors, write_json
+from ..core.io import atomic_dir, load_tensors, save_tensors, write_json
 from ..latents.convention import Convention
 from .cyclegan import Generator, generator
-from .folder import FORMAT, best_of, described, load_state
+from .folder import FORMAT, best_of, described, kind_of, load_state
 
 # %% ../../nbs/05_models/72_cyclegan_folder.ipynb #275c1d63
 SPACES = ('raw', 'model')
@@ -109,9 +109,7 @@ def save_cyclegan(folder,         # where it goes; a model folder there is repla
 # %% ../../nbs/05_models/72_cyclegan_folder.ipynb #c81f8661
 def is_cyclegan(path)->bool:
     "Whether a path is the model folder of a latent CycleGAN, or a run that has one."
-    f = best_of(path)/'model.json'
-    meta = read_json(f) if f.is_file() else None
-    return isinstance(meta, dict) and meta.get('kind') == 'cyclegan'
+    return kind_of(path) == 'cyclegan'
 
 def _described(folder)->dict:
     "The content of model.json, of a kind and with values that can be"

@@ -10,18 +10,18 @@ __all__ = ['KIND', 'PARTS', 'LatentDiffusion', 'model_json', 'diffusion_card', '
 import dataclasses as dc
 from dataclasses import dataclass, field
 from pathlib import Path
-import torch
 import vaetag_nb
 from ..core.config import build
 from ..core.errors import UsageError, VaetagError, one_of
 from ..core.io import atomic_dir, hash_tensors, load_tensors, read_json, save_tensors, write_json
+from ..data.radar_set import HEADINGS
 from ..data.users import UserMap, UserSplit
 from ..latents.codec import Codec
 from ..latents.weights import STEM
-from .folder import FORMAT, best_of, described, load_state
-from .latent_diffusion import ClassTable, ConditionedUNet, UNetSettings, with_table
+from .folder import FORMAT, best_of, described, kind_of, load_state
+from .latent_diffusion import ClassTable, ConditionedUNet, with_table
 from .noise import NoiseSchedule
-from .sampling import Sampling, first_noise, sample, scheduler_of
+from .sampling import Sampling, scheduler_of
 
 # %% ../../nbs/05_models/86_diffusion_folder.ipynb #dfb8d07c
 KIND = 'latent_diffusion'
@@ -75,7 +75,7 @@ def model_json(m:LatentDiffusion)->dict:
 def diffusion_card(m:LatentDiffusion)->str: # markdown
     "The model card."
     source = m.data.get('source', 'unknown')
-    mark = {'simulated': '**Trained on SIMULATED data: computed by a model, no person was recorded.**', 'measured': 'Trained on measured data.', 'mixed': '**Trained on simulated and measured data.**'}.get(source, 'The origin of the data is not known.')
+    mark = f'**Trained on {HEADINGS.get(source, HEADINGS["unknown"])}**'
     figures = [f'| {k} | {v:.4g} |' for k, v in m.metrics.items() if isinstance(v, (int, float))]
     return '\n'.join(['---', 'library_name: vaetag_nb', 'pipeline_tag: unconditional-image-generation', 'tags: [latent-diffusion, class-conditional]', '---', f'# Latent diffusion of {len(m.users)} users', '', mark, '',
         f'{m.resolution} pixels, {m.channels} channel(s); latents {"x".join(map(str, m.shape))}; prediction {m.noise.prediction}; {sum(p.numel() for p in m.net.parameters()):,} parameters.',
@@ -98,6 +98,7 @@ def save_diffusion(folder,       # where it goes; a model folder there is replac
         if raw is not None: _save_unet(d/'unet_raw', m.net.unet, {k.removeprefix('unet.'): v for k, v in raw.items() if k.startswith('unet.')})
         if m.net.table is not None:
             save_tensors(d/'condition/table.safetensors', m.net.table.state_dict())
+            if raw is not None: save_tensors(d/'condition/table_raw.safetensors', {k.removeprefix('table.'): v for k, v in raw.items() if k.startswith('table.')})
             write_json(d/'condition/config.json', dict(rows=m.net.rows, dim=m.net.table.embedding_dim//m.net.tokens, tokens=m.net.tokens))
         scheduler_of(m.noise).save_pretrained(d/'scheduler')
         m.users.write(d/'users.json')
@@ -110,11 +111,9 @@ PARTS = ('model.json', 'users.json', 'vae/config.json', 'unet/config.json', f'un
 
 def is_diffusion(path)->bool:
     "Whether a path is the model folder of a latent diffusion model, or a run that has one."
-    f = best_of(path)/'model.json'
-    meta = read_json(f) if f.is_file() else None
-    return isinstance(meta, dict) and meta.get('kind') == KIND
+    return kind_of(path) == KIND
 
-def _unet(folder, sub, kind, name):
+def _unet(folder, sub, kind):
     "A UNet of diffusers with exactly the weights of a folder"
     import diffusers
     if not (folder/sub/f'{STEM}.safetensors').is_file(): raise VaetagError(f'{folder}: has no {sub}/{STEM}.safetensors' + ('; it was trained without averaging' if sub == 'unet_raw' else ''))
@@ -124,18 +123,17 @@ def _unet(folder, sub, kind, name):
     load_state(unet, load_tensors(folder/sub/f'{STEM}.safetensors')[0], folder/sub/f'{STEM}.safetensors', 'UNet')
     return unet if kind == 'cross' else with_table(unet)
 
-def _table(folder):
-    "The table of users of kind cross"
-    cfg = read_json(folder/'condition/config.json')
+def _table(folder, sub):
+    "The table of users of kind cross, averaged or not like the UNet"
+    cfg, path = read_json(folder/'condition/config.json'), folder/('condition/table.safetensors' if sub == 'unet' else 'condition/table_raw.safetensors')
     t = ClassTable(cfg['rows'], cfg['dim']*cfg['tokens'])
-    load_state(t, load_tensors(folder/'condition/table.safetensors')[0], folder/'condition/table.safetensors', 'table')
+    load_state(t, load_tensors(path)[0], path, 'table')
     return t
 
 # %% ../../nbs/05_models/86_diffusion_folder.ipynb #7c12e8da
 def load_diffusion(path,           # model folder, or run folder (its `best/`)
                    weights='ema',  # or 'raw': those without averaging
-                   device='cpu',
-                   check=True)->LatentDiffusion: # whether the parts' fingerprints are compared
+                   device='cpu')->LatentDiffusion:
     "The latent diffusion model of a folder, in evaluation mode."
     one_of('weights', weights, ('ema', 'raw'))
     folder = best_of(path)
@@ -147,19 +145,19 @@ def load_diffusion(path,           # model folder, or run folder (its `best/`)
     try:
         noise = NoiseSchedule(**meta['noise'])
         sampling = build(Sampling, meta['sampling'], 'sampling')
-        net = ConditionedUNet(_unet(folder, sub, kind, 'UNet'), _table(folder) if kind == 'cross' else None, meta['condition'].get('tokens', 1))
+        net = ConditionedUNet(_unet(folder, sub, kind), _table(folder, sub) if kind == 'cross' else None, meta['condition'].get('tokens', 1))
     except (TypeError, UsageError) as e: raise VaetagError(f'{folder}/model.json: {e}') from e
     users, codec = UserMap.read(folder/'users.json'), Codec.load(folder/'vae', device=device)
     split = UserSplit.read(folder/'split.json') if (folder/'split.json').is_file() else None
     own = {k: meta[k] for k in ('resolution', 'channels', 'data', 'metrics', 'train', 'weights', 'licence') if k in meta}
     m = LatentDiffusion(net.eval().requires_grad_(False).to(device), codec, users, noise, sampling, dropout=meta['condition'].get('dropout', 0.), split=split, latent_std=meta.get('latent', {}).get('measured_std'), meta=meta, folder=folder, **own)
-    if check: belongs(m, weights)
+    belongs(m, weights)
     return m
 
 def belongs(m:LatentDiffusion, weights='ema'):
     "An error that names two numbers if parts of a folder do not belong together."
     said, now = m.meta['fingerprints'], m.fingerprints
-    for k in now.keys() & said.keys() - ({'unet'} if weights == 'raw' else set()):
+    for k in now.keys() & said.keys() - ({'unet', 'condition'} if weights == 'raw' else set()):
         if said[k] != now[k]: raise VaetagError(f'{m.folder}/{k}: is not the part that was trained: its fingerprint is {now[k][:16]}, model.json says {said[k][:16]}')
     if m.net.rows != len(m.users) + 1: raise VaetagError(f'{m.folder}/users.json: {len(m.users)} users, but the table has {m.net.rows} rows; expected {len(m.users) + 1}')
     n = m.net.unet.config.in_channels

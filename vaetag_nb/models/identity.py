@@ -13,8 +13,9 @@ import timm, torch, torch.nn.functional as F
 from torch import nn
 import vaetag_nb
 from ..core.errors import UsageError, VaetagError, nearest, one_of
-from ..core.io import atomic_dir, hash_tensors, load_tensors, read_json, save_tensors, write_json
+from ..core.io import atomic_dir, hash_tensors, load_tensors, save_tensors, write_json
 from ..core.rng import seeded
+from ..data.radar_set import HEADINGS
 from ..data.users import UserMap, UserSplit
 from .folder import FORMAT, best_of, described, load_state
 from .pool import PoolHead
@@ -110,7 +111,7 @@ def save_identity(folder, m:Identity):
 def identity_card(m)->str: # markdown
     "The model card."
     source = m.data.get('source', 'unknown')
-    mark = '**Trained on SIMULATED data: no person was recorded.**' if source == 'simulated' else f'Origin of the data: {source}.'
+    mark = f'**Trained on {HEADINGS.get(source, HEADINGS["unknown"])}**'
     rows = [f'| {k} | {v:.4g} |' for k, v in m.metrics.items() if isinstance(v, (int, float))]
     return '\n'.join(['---', 'library_name: vaetag_nb', 'tags: [verification, identity]', '---', f'# Identity of {len(m.users)} users', '', mark, '', f"{m.net.args['backbone'] if m.net.args['space'] == 'pixels' else 'trunk'} on {m.net.args['space']}, "
         f"{sum(p.numel() for p in m.net.parameters()):,} parameters; random initial weights.", *(['', '## Results', '', '| figure | value |', '|---|---|', *rows] if rows else []), ''])

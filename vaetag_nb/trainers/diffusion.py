@@ -7,18 +7,17 @@ __all__ = ['FREE', 'stage_vae', 'has_posterior', 'stage_latents', 'check_scaled'
            'train_diffusion', 'start_from']
 
 # %% ../../nbs/06_trainers/98b_diffusion.ipynb #45f29359
-import dataclasses as dc
 from pathlib import Path
 import numpy as np, torch
-from ..core.errors import UsageError, VaetagError
-from ..core.io import read_json, write_json
+from ..core.errors import VaetagError
+from ..core.io import read_json
 from ..core.progress import say
 from ..latents.codec import Codec
 from ..latents.encode import encode_table
 from ..latents.store import LatentStore
 from ..models.diffusion_folder import load_diffusion
 from ..models.folder import load_state
-from ..models.latent_diffusion import LatentScale, measure_latent_scale
+from ..models.latent_diffusion import measure_latent_scale
 from .callbacks import Samples
 from .checkpoint import RunFolder
 from .diffusion_settings import DiffusionConfig, vae_config
@@ -26,7 +25,7 @@ from .diffusion_task import DiffusionTask, UserLatents
 from .engine import Trainer
 from .processes import Processes, on_main
 from .settings import RunResult
-from .user_data import UserImages, all_grey, user_split
+from .user_data import UserImages, all_grey, sides_of_run
 from .vae import train_vae
 
 # %% ../../nbs/06_trainers/98b_diffusion.ipynb #a30b723c
@@ -58,36 +57,38 @@ def stage_latents(cfg:DiffusionConfig, codec, users, side, p)->tuple: # `LatentS
     if not len(rows): raise VaetagError(f'{where}: has none of the training pictures')
     blocks = np.array_split(rows, -(-len(rows)//512))
     scale = measure_latent_scale(((store.read(b), store.read_logvar(b) if spread else None) for b in blocks), cfg.latent.norm == 'channel')
-    z = scale.convention().apply(store.read(rows))
-    say(f'latents: {scale.latents} of the training side, standard deviation {scale.std:.4g}; scaled {float(z.std()):.3f} (means of the posteriors)')
+    say(f'latents: {scale.latents} of the training side, standard deviation {scale.std:.4g}')
     return store, scale
 
 # %% ../../nbs/06_trainers/98b_diffusion.ipynb #d3b50c8e
-def check_scaled(scale:LatentScale, norm='global'):
-    "Draws in the measured space have a standard deviation of 1; anything far from it is an error."
-    std = scale.std*scale.scale if norm == 'global' else 1.
+def check_scaled(source:UserLatents)->float: # the standard deviation
+    "What the model learns from, as it is drawn and scaled, has a standard deviation of 1; anything far from it is an error."
+    n, first, second = 0, 0., 0.
+    for b in np.array_split(np.arange(len(source)), -(-len(source)//512)):
+        z = source.get(0, b)['z'].double()
+        n, first, second = n + z.numel(), first + float(z.sum()), second + float(z.square().sum())
+    std = (second/n - (first/n)**2)**.5
     if not .95 <= std <= 1.05: raise VaetagError(f'latent scale: scaled training latents have a standard deviation of {std:.3f}, expected .95 to 1.05')
+    return std
 
 def diffusion_task(cfg:DiffusionConfig, p:Processes)->DiffusionTask: # `cfg`: checked
     "The task of a run: users, split, VAE, latents, network."
-    users = cfg.data.read()
-    say(f'{cfg.data.folders}: {users}')
     out = Path(cfg.out)
-    split = p.shared(user_split(cfg.data, users, out, cfg.seed) if p.main else None)
-    side = users.sides_of(split)
-    if not (side == 'val').any(): raise UsageError(f'data.val: {cfg.data.val}: no recording for validation; give a larger share, or more recordings a user')
+    users, split, side = sides_of_run(cfg.data, out, cfg.seed, p)
+    say(f'{cfg.data.folders}: {users}')
     left = [str(i) for n, i in enumerate(users.users.ids) if not ((users.user == n) & (side == 'train')).any()]
     if left: raise VaetagError(f"{cfg.data.split or out/'split.json'}: nothing to learn from of the users {', '.join(left[:8])}")
     on_main(p, lambda: users.users.write(out/'users.json'))
     codec = stage_vae(cfg, p.device)
     store, scale = stage_latents(cfg, codec, users, side, p)
-    check_scaled(scale, cfg.latent.norm)
     codec = Codec(codec.vae, scale.convention(), codec.family, codec.cls_name, codec.config, codec.source, codec.licence, codec.fingerprint)
     source = lambda s, draws: UserLatents(store, [i for i, k in zip(users.table.ids, side) if k == s], users.user[side == s], codec.convention, cfg.seed, draws)
+    train = source('train', True)
+    say(f'scaled: standard deviation {check_scaled(train):.3f}')
     net = cfg.unet.make(codec.channels, cfg.side(codec.factor), len(users.users), cfg.seed, cfg.condition.dim, cfg.condition.tokens)
     grey = cfg.image.channels == '1' or cfg.image.channels == 'auto' and all_grey([q for q, s in zip(users.table.paths, side) if s == 'train'])
     about = dict(source=users.source, fingerprint=users.fingerprint) | ({'radar': users.about} if users.about.get('format', '').startswith('vaetag-radar') else {})
-    task = DiffusionTask(net, source('train', True), source('val', False), cfg, codec, users.users, split, about, 1 if grey else 3, store.meta['fingerprint'] + users.fingerprint)
+    task = DiffusionTask(net, train, source('val', False), cfg, codec, users.users, split, about, 1 if grey else 3, store.meta['fingerprint'] + users.fingerprint)
     task.latent_std = scale.std
     return task
 
@@ -119,5 +120,6 @@ def start_from(task:DiffusionTask, path):
     "Take over the averaged weights of a model of the same users and the same network."
     m = load_diffusion(path)
     if m.users.ids != task.users.ids: raise VaetagError(f'init: {path}: a model of the users {", ".join(map(str, m.users.ids[:12]))}; this data has {", ".join(map(str, task.users.ids[:12]))}')
+    if m.codec.fingerprint != task.codec.fingerprint: raise VaetagError(f'init: {path}: a model of the latents of another VAE ({m.codec.fingerprint[:16]}, here {task.codec.fingerprint[:16]}); go on with its own: codec.vae: {m.folder}/vae')
     load_state(task.net, m.net.state_dict(), f'init: {path}', 'UNet')
     say(f'{path}: weights of the UNet taken over; optimiser and averages start anew')

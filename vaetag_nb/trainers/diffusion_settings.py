@@ -12,7 +12,7 @@ import dataclasses as dc
 from dataclasses import dataclass, field
 from typing import Literal
 from fastcore.basics import patch
-from ..core.config import load, merge, read_yaml
+from ..core.config import load
 from ..core.errors import UsageError, one_of
 from ..models.latent_diffusion import UNetSettings
 from ..models.noise import NoiseSchedule
@@ -206,13 +206,13 @@ def floor(self:DiffusionConfig)->float:
     return self.loss.floor if self.loss.floor is not None else .05 if self.noise.zero_terminal_snr and self.noise.prediction != 'flow' else 0.
 
 # %% ../../nbs/06_trainers/98_diffusion_settings.ipynb #dc502ffd
-def vae_config(c:DiffusionConfig, out, split)->VaeConfig: # `split`: path of the split.json that all stages share
+def vae_config(c:DiffusionConfig, out, split=None)->VaeConfig: # `split`: path of the split.json that all stages share
     "The settings of the VAE's training."
     v, d = c.vae, c.data
     cfg = VaeConfig(str(out), steps=v.steps, batch_size=v.batch_size, accumulate=v.accumulate, ema=v.ema_decay, precision=c.precision, device=c.device, workers=c.workers, seed=c.seed, augment=c.augment,
                     save_every=c.save_every, log_every=c.log_every, loss=VaeLoss(mode='custom', recon=dc.replace(c.loss.recon, weight=1.), kl=c.loss.kl),
                     optim=VaeOptim(lr=v.lr, scheduler='cosine', warmup=.05))
-    cfg.data = dc.replace(cfg.data, folders=d.folders, layout=d.layout, split=str(split), recording_pattern=d.recording_pattern, num_users=d.num_users, allow_generated=d.allow_generated, max_bad=d.max_bad)
+    cfg.data = dc.replace(cfg.data, folders=d.folders, layout=d.layout, split=split and str(split), recording_pattern=d.recording_pattern, num_users=d.num_users, allow_generated=d.allow_generated, max_bad=d.max_bad)
     cfg.image = dc.replace(cfg.image, resolution=c.image.resolution, channels=c.image.channels)
     cfg.vae = dc.replace(cfg.vae, block_out_channels=tuple(v.block_out_channels), layers_per_block=v.layers_per_block, latent_channels=v.latent_channels, groups=v.groups)
     cfg.codec = dc.replace(cfg.codec, init='random')

@@ -11,7 +11,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from PIL import Image
 from timm.optim import create_optimizer_v2
-from ..core.errors import UsageError, VaetagError
+from ..core.errors import VaetagError
 from ..core.rng import np_rng, torch_rng
 from ..data.images import to_uint8
 from ..data.users import UserMap, UserSplit

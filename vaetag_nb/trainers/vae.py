@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 import torch
 from ..core.errors import UsageError
-from ..core.io import read_json, write_json
+from ..core.io import read_json
 from ..core.progress import say
 from ..data.images import to_float
 from ..latents.codec import Codec
@@ -29,7 +29,7 @@ from .loss_settings import LossMode
 from .pixels import VaeImages
 from .processes import Processes, on_main
 from .settings import DataConfig, OptimConfig, RunConfig, RunResult
-from .user_data import Augment, FolderData, UserImages, all_grey, user_split
+from .user_data import Augment, FolderData, UserImages, all_grey, sides_of_run
 from .vae_base import VaeBase, pictures
 from .vae_terms import KlLoss, PooledSemantic, ReconLoss, VaePart, must_reconstruct, no_sample
 
@@ -158,9 +158,7 @@ def vae_sides(cfg:VaeConfig)->dict: # {side: TagTable}
     "The pictures to learn from and to validate on."
     if cfg.data.folders is None: return read_sides(cfg.data, cfg.out, cfg.seed, 'random', labelled=False)
     f = cfg.data.of_folders()
-    users = f.read()
-    side = users.sides_of(user_split(f, users, cfg.out, cfg.seed))
-    if not (side == 'val').any(): raise UsageError(f'data.val: {f.val}: no recording for validation; give a larger share, or more recordings a user')
+    users, _, side = sides_of_run(f, cfg.out, cfg.seed)
     return {s: users.table.select(side == s) for s in ('train', 'val')}
 
 def start_codec(cfg:VaeConfig, paths)->Codec: # `paths`: of the training pictures

@@ -31,7 +31,7 @@ def train_vae(args):
 
 def vae_settings(args): # `VaeConfig`
     "Settings of train vae: of class folders by preset, or as they are written"
-    from vaetag_nb.core.config import load, to_dict
+    from vaetag_nb.core.config import load
     from vaetag_nb.trainers.vae import VaeConfig
     from vaetag_nb.verbs.train_users import long_names
     args, preset = long_names(args), value_of(args, '--preset')
@@ -39,9 +39,8 @@ def vae_settings(args): # `VaeConfig`
     from vaetag_nb.trainers.diffusion_settings import diffusion_config, vae_config
     args = [a for a, before in zip(args, ['', *args]) if before != '--preset' and not a.startswith('--preset')]
     n = next((i for i, a in enumerate(args) if a.startswith('-')), len(args))
-    base = vae_config(diffusion_config(preset=preset), VaeConfig().out, None)
-    base.data.split = None
-    return parse(VaeConfig, args[n:], 'train vae', load(VaeConfig, to_dict(base), *args[:n]), ' [run.yaml ...]')
+    base = vae_config(diffusion_config(preset=preset), VaeConfig().out)
+    return parse(VaeConfig, args[n:], 'train vae', load(VaeConfig, base, *args[:n]), ' [run.yaml ...]')
 
 # %% ../../nbs/11_verbs/30_train.ipynb #a5b9073e
 @verb('train full')
