@@ -108,7 +108,7 @@ def test_what_is_wrong_is_one_line(home, straight, tmp_path):
     g = lambda d, *a: ['generate', str(d), '--out', str(tmp_path/'g'), *a]
     ours = str(home/'set')
     for args, status, words in [(t('none'), 1, 'none'), (t('empty'), 1, 'no image in it'), (t('twice'), 1, 'are one user'), (t(ours, '--num-users', '31'), 2, '31, but'), (t('torn'), 1, 'w0.png'), (t('made'), 1, 'marked as generated'),
-                                (t(ours, '--resolution', '30'), 2, 'image.resolution: 30'), (t(ours, '--condition.dropout', '1'), 2, 'condition.dropout'), (t(ours, '--noise.prediction', 'epsilon'), 2, 'zero_terminal_snr'),
+                                (t(ours, '--resolution', '30'), 2, 'image.resolution: 30'), (t(ours, '--precision', 'fp16', '--device', 'cpu'), 2, 'precision: fp16 needs a GPU'), (t(ours, '--condition.dropout', '1'), 2, 'condition.dropout'), (t(ours, '--noise.prediction', 'epsilon'), 2, 'zero_terminal_snr'),
                                 (t(ours, '--sample.sampler', 'heun'), 2, 'sample.sampler: heun'), (t(ours, '--loss.recon.perceptual', '.1'), 1, 'vgg16-397923af.pth'), (t('other', '--data.split', str(straight/'split.json')), 1, 'of other data'),
                                 (g(straight, '--users', '4'), 2, 'user 4: not among the users of this model: 1, 7, 9'), (g(straight, '--sampler', 'flow'), 2, 'sampler: flow'), (g(tmp_path/'lost'), 1, 'lacks unet/'),
                                 (g(tmp_path/'mixed'), 1, 'is not the part that was trained'), (['generate', str(straight), '--out', str(tmp_path/'made'), '--users', '7', '--guidance', '3'], 1, 'guidance: 1.5 there, 3.0 now')]:

@@ -20,6 +20,7 @@ from ..eval.images import Rule
 from ..latents.codec import Codec
 from ..models.cyclegan import ACTIVATIONS, discriminator, generator
 from .optim import by_epoch
+from .runtime import Precision
 
 # %% ../../nbs/06_trainers/90_cyclegan_settings.ipynb #3efb9b27
 @dataclass
@@ -214,7 +215,7 @@ class CycleGanConfig:
     accumulate: int = 1              # batches in a step
     seed: int = 0                    # of every draw: same seed, same run
     workers: int = 0                 # loading processes
-    precision: Literal['auto', 'bf16', 'fp16', 'fp32'] = 'auto' # of the networks' forward pass; auto: bf16 on a GPU that has it
+    precision: Precision = 'auto' # of the networks' forward pass; auto: bf16 on a GPU that has it
     ema: float = 0.                  # decay of the moving average of the generators, which is then validated and kept; 0: none
     save_every: int|str = 1          # epochs, '500 steps' or '10 minutes'
     keep_last: int = 3               # checkpoints that stay

@@ -24,6 +24,7 @@ from .diffusion_settings import DiffusionConfig, vae_config
 from .diffusion_task import DiffusionTask, UserLatents
 from .engine import Trainer
 from .processes import Processes, on_main
+from .runtime import pick_precision
 from .settings import RunResult
 from .user_data import UserImages, all_grey, sides_of_run
 from .vae import train_vae
@@ -102,9 +103,9 @@ FREE = ('sample.*', 'log_every', 'save_every', 'keep_last', 'workers')   # what 
 def train_diffusion(cfg:DiffusionConfig, resume='auto')->RunResult:
     "Train a latent diffusion model of users as `cfg` says; an unfinished run in `cfg.out` goes on. The model folder is `best/`."
     cfg.check()
-    run = RunFolder(cfg.out)
+    run, p = RunFolder(cfg.out), Processes(cfg.device)
+    pick_precision(cfg.precision, p.device)   # before anything is written
     run.claim(cfg)
-    p = Processes(cfg.device)
     task = diffusion_task(cfg, p)
     if cfg.init and not run.steps(): start_from(task, cfg.init)
     say(f'stage 3: the diffusion model, {sum(q.numel() for q in task.net.parameters()):,} parameters; {task.noise.prediction}, {"zero terminal SNR, " if task.noise.zero_terminal_snr and not task.noise.flow else ""}latents {"x".join(map(str, task.model().shape))}')

@@ -17,6 +17,7 @@ from ..core.errors import UsageError, one_of
 from ..models.latent_diffusion import UNetSettings
 from ..models.noise import NoiseSchedule
 from ..models.sampling import Sampling
+from .runtime import Precision
 from .settings import CodecConfig
 from .user_data import Augment, FolderData
 from .vae import VaeConfig, VaeLoss, VaeOptim
@@ -140,7 +141,7 @@ class DiffusionConfig:
     epochs: int|None = None          # times through the data, instead of steps
     batch_size: int = 32             # latents in a batch, over all processes
     accumulate: int = 1              # batches in a step
-    precision: Literal['auto', 'no', 'bf16', 'fp16'] = 'auto' # of the networks' forward pass
+    precision: Precision = 'auto' # of the networks' forward pass
     plan: Literal['shuffled', 'balanced'] = 'shuffled' # balanced: each user equally often
     workers: int = 0                 # loading processes
     seed: int = 0                    # of every draw: same seed, same run
@@ -175,30 +176,39 @@ def side(self:DiffusionConfig, factor:int|None=None)->int: # `factor`: pixels of
     if self.image.resolution % f: raise UsageError(f'image.resolution: {self.image.resolution} is no multiple of {f}, the pixels of a latent cell')
     return self.image.resolution//f
 
+def _said(f, *args, before=''):
+    "The complaint of a check, in a list; an empty one if there is none"
+    try: f(*args); return []
+    except UsageError as e: return [f'{before}{e}']
+
 @patch
-def check(self:DiffusionConfig):
-    "Refuse numbers and words that cannot be, before anything is read."
+def faults(self:DiffusionConfig):
+    "All that is wrong with numbers and words, a line each."
     at_least = dict(batch_size=1, accumulate=1, workers=0, log_every=1, keep_last=1) | {k: 1 for k in ('steps', 'epochs') if getattr(self, k) is not None}
     for k, low in at_least.items():
-        if getattr(self, k) < low: raise UsageError(f'{k}: {getattr(self, k)} is not at least {low}')
-    if self.steps is not None and self.epochs is not None: raise UsageError(f'steps: {self.steps} and epochs: {self.epochs}: give one of them')
+        if getattr(self, k) < low: yield f'{k}: {getattr(self, k)} is not at least {low}'
+    if self.steps is not None and self.epochs is not None: yield f'steps: {self.steps} and epochs: {self.epochs}: give one of them'
     o, c, n = self.optim, self.condition, self.noise
     for k, v, fine, legal in [('condition.dropout', c.dropout, 0 <= c.dropout < 1, 'in [0, 1)'), ('condition.dim', c.dim, c.dim >= 1, 'at least 1'), ('condition.tokens', c.tokens, c.tokens >= 1, 'at least 1'),
                               ('optim.lr', o.lr, o.lr > 0, 'above 0'), ('optim.warmup', o.warmup, o.warmup >= 0, 'at least 0'), ('optim.floor', o.floor, 0 <= o.floor <= 1, 'in [0, 1]'),
                               ('optim.weight_decay', o.weight_decay, o.weight_decay >= 0, 'at least 0'), ('ema.decay', self.ema.decay, 0 <= self.ema.decay < 1, 'in [0, 1)'),
                               ('loss.gamma', self.loss.gamma, self.loss.gamma > 0, 'above 0'), ('noise.offset', n.offset, n.offset >= 0, 'at least 0'), ('sample.every', self.sample.every, self.sample.every >= 0, 'at least 0')]:
-        if not fine: raise UsageError(f'{k}: {v} is not {legal}')
-    schedule = n.make()
-    if n.offset and (n.zero_terminal_snr or schedule.flow): raise UsageError(f'noise.offset: {n.offset} mends what zero terminal SNR and flow do not have; set it to 0')
-    self.augment.check()
-    own = dc.replace(self.sample, guidance=1.) if not c.dropout and self.sample.guidance == Sampling().guidance else self.sample
-    try: own.check(schedule, c.dropout > 0)
-    except UsageError as e: raise UsageError(f'sample.{e}') from None
-    if self.codec.vae is None:
-        for w in self.vae.block_out_channels:
-            if w % self.vae.groups: raise UsageError(f'vae.block_out_channels: {w} is no multiple of vae.groups: {self.vae.groups}')
-        self.unet.check(self.side())
-    else: self.unet.check()
+        if not fine: yield f'{k}: {v} is not {legal}'
+    if bad := _said(n.make): yield from bad
+    else:
+        if n.offset and (n.zero_terminal_snr or n.prediction == 'flow'): yield f'noise.offset: {n.offset} mends what zero terminal SNR and flow do not have; set it to 0'
+        own = dc.replace(self.sample, guidance=1.) if not c.dropout and self.sample.guidance == Sampling().guidance else self.sample
+        yield from _said(own.check, n.make(), c.dropout > 0, before='sample.')
+    yield from _said(self.augment.check)
+    for w in () if self.codec.vae else self.vae.block_out_channels:
+        if self.vae.groups < 1 or w % self.vae.groups: yield f'vae.block_out_channels: {w} is no multiple of vae.groups: {self.vae.groups}'
+    odd = [] if self.codec.vae else _said(self.side)
+    yield from odd or _said(self.unet.check, None if self.codec.vae else self.side())
+
+@patch
+def check(self:DiffusionConfig):
+    "Refuse numbers and words that cannot be, before anything is read."
+    for f in self.faults(): raise UsageError(f)
 
 @patch
 def floor(self:DiffusionConfig)->float:

@@ -30,6 +30,7 @@ from .engine import Trainer
 from .optim import cosine
 from .plan import Chunks
 from .processes import Processes, on_main
+from .runtime import Precision, pick_precision
 from .settings import RunResult
 from .task import Task, TensorSource
 from .user_data import Augment, FolderData, UserImages, all_grey, sides_of_run
@@ -66,7 +67,7 @@ class IdentityConfig:
     eval_every: str = '100 steps'
     save_every: str = '500 steps'
     log_every: int = 10
-    precision: Literal['auto', 'no', 'bf16', 'fp16'] = 'auto'
+    precision: Precision = 'auto'
     seed: int = 0
     device: str|None = None      # cpu, cuda; none: the best there is
 
@@ -202,9 +203,9 @@ def sides_held(cfg:IdentityConfig, users, side)->tuple: # {side: tensors}, what 
 def train_identity(cfg:IdentityConfig, resume='auto')->RunResult:
     "Train an identity model as `cfg` says; an unfinished run in `cfg.out` goes on. The model folder is `best/`."
     cfg.check()
-    run = RunFolder(cfg.out)
+    run, p = RunFolder(cfg.out), Processes(cfg.device)
+    pick_precision(cfg.precision, p.device)   # before anything is written
     run.claim(cfg)
-    p = Processes(cfg.device)
     users, split, side = sides_of_run(cfg.data, cfg.out, cfg.seed, p)
     sides, latents_of, noise = sides_held(cfg, users, side)
     few = [str(users.users.ids[u]) for u in range(len(users.users)) if (sides['train']['user'] == u).sum() < 2]

@@ -16,6 +16,7 @@ from ..bucketing import Preprocess
 from ..data.table import TagTable
 from ..latents.codec import Codec
 from ..latents.convention import Convention
+from .runtime import Precision
 
 # %% ../../nbs/06_trainers/45_settings.ipynb #b4908958
 LONG_NAMES = dict(base='base_resolution', max='max_resolution', step='bucket_step') # of the settings of `Preprocess`
@@ -135,7 +136,7 @@ class RunConfig:
     batch_size: int = 4             # pictures in a batch, over all processes
     accumulate: int = 1             # batches in a step
     ema: float = 0.                 # decay of the moving average of the weights that is validated and kept; 0: none
-    precision: Literal['auto', 'no', 'bf16', 'fp16'] = 'auto' # of the network's forward pass
+    precision: Precision = 'auto' # of the network's forward pass
     device: str|None = None         # cpu, cuda; none: the best there is
     workers: int = 0                # loading processes
     seed: int = 0                   # of every draw: same seed, same run

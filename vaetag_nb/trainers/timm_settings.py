@@ -20,6 +20,7 @@ from ..data.table import TagTable
 from ..data.tags import Vocab
 from ..models.timm_net import NOT_ITS
 from .optim import check_optimizer, floor_of
+from .runtime import Precision
 
 # %% ../../nbs/06_trainers/80_timm_settings.ipynb #a8b0da74
 @dataclass
@@ -198,7 +199,7 @@ class TimmConfig:
     batch_size: int = 32            # pictures at a time, per process
     accumulate: int = 1             # batches in an optimiser step
     workers: int|Literal['auto'] = 'auto' # loading processes; auto: up to 8 with a GPU, else none
-    precision: Literal['auto', 'no', 'bf16', 'fp16'] = 'auto' # of the forward pass; auto: half where a GPU has it
+    precision: Precision = 'auto' # of the forward pass; auto: half where a GPU has it
     data: TimmData = field(default_factory=TimmData)
     vocab: VocabConfig = field(default_factory=VocabConfig)
     split: SplitConfig = field(default_factory=SplitConfig)

@@ -28,6 +28,7 @@ from .optim import Muon, schedule
 from .loss_settings import LossMode
 from .pixels import VaeImages
 from .processes import Processes, on_main
+from .runtime import pick_precision
 from .settings import DataConfig, OptimConfig, RunConfig, RunResult
 from .user_data import Augment, FolderData, UserImages, all_grey, sides_of_run
 from .vae_base import VaeBase, pictures
@@ -191,8 +192,9 @@ def keep_scale(best, paths, preprocess, device='cpu')->LatentScale:
 # %% ../../nbs/06_trainers/60_vae.ipynb #c0ffee11
 def train_vae(cfg:VaeConfig, resume='auto')->RunResult:
     "Train a VAE as `cfg` says; an unfinished run in `cfg.out` goes on. The weights are in `best/vae`."
-    RunFolder(cfg.out).claim(cfg)
     p, sides, codec = Processes(cfg.device), {}, None
+    pick_precision(cfg.precision, p.device)   # before anything is written
+    RunFolder(cfg.out).claim(cfg)
     read = lambda: sides.update(vae_sides(cfg))
     if cfg.data.folders is None: check_vae(cfg, codec := start_codec(cfg, ()))   # before anything is read
     on_main(p, read)
