@@ -41,9 +41,12 @@ def straight(home):
     return home/'straight'
 
 def result(out):
-    "All that must be the same: both model folders and both logs without times"
+    "All that must be the same: both model folders and both logs, without times and memory"
     times = ('img_s', 'mem_mb')
     files = {p.relative_to(out).as_posix(): p.read_bytes() for d in ('best', 'vae/best', 'samples') for p in sorted((out/d).rglob('*')) if p.is_file()}
+    m = read_json(out/'best/model.json')
+    assert m['train'].pop('peak_memory_mb') > 100 and m['train'].pop('seconds') > 0 and m['train'].pop('peak_memory_of') == 'the process'
+    files['best/model.json'] = m
     return files, [[{k: v for k, v in l.items() if k not in times} for l in read_jsonl(out/d/'log.jsonl')] for d in ('.', 'vae')]
 
 def struck(cfg, task, loss, step):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FREE', 'stage_vae', 'has_posterior', 'stage_latents', 'check_scaled', 'diffusion_task', 'UserSamples',
-           'train_diffusion', 'start_from']
+           'diffusion_trainer', 'train_diffusion', 'start_from']
 
 # %% ../../nbs/06_trainers/98b_diffusion.ipynb #45f29359
 from pathlib import Path
@@ -23,6 +23,7 @@ from .checkpoint import RunFolder
 from .diffusion_settings import DiffusionConfig, vae_config
 from .diffusion_task import DiffusionTask, UserLatents
 from .engine import Trainer
+from .memory import Costs
 from .processes import Processes, on_main
 from .runtime import pick_precision
 from .settings import RunResult
@@ -100,6 +101,13 @@ class UserSamples(Samples):
 
 FREE = ('sample.*', 'log_every', 'save_every', 'keep_last', 'workers')   # what a run that goes on may change
 
+def diffusion_trainer(cfg:DiffusionConfig, task:DiffusionTask, **more)->Trainer: # `more`: instead of what `cfg` says
+    "The trainer of stage 3."
+    every = [UserSamples(f'{cfg.sample.every} steps')] if cfg.sample.every else []
+    same = ('out', 'accumulate', 'seed', 'precision', 'workers', 'log_every', 'eval_every', 'save_every', 'keep_last', 'device')
+    own = dict(epochs=cfg.epochs or 1, steps=cfg.steps or (None if cfg.epochs else 60_000), ema=cfg.ema.decay, ema_warmup='ramp', ema_device=cfg.ema.device, max_grad_norm=cfg.optim.max_grad_norm, callbacks=[*every, Costs()], config=cfg)
+    return Trainer(task, **own | {k: getattr(cfg, k) for k in same} | more)
+
 def train_diffusion(cfg:DiffusionConfig, resume='auto')->RunResult:
     "Train a latent diffusion model of users as `cfg` says; an unfinished run in `cfg.out` goes on. The model folder is `best/`."
     cfg.check()
@@ -109,12 +117,7 @@ def train_diffusion(cfg:DiffusionConfig, resume='auto')->RunResult:
     task = diffusion_task(cfg, p)
     if cfg.init and not run.steps(): start_from(task, cfg.init)
     say(f'stage 3: the diffusion model, {sum(q.numel() for q in task.net.parameters()):,} parameters; {task.noise.prediction}, {"zero terminal SNR, " if task.noise.zero_terminal_snr and not task.noise.flow else ""}latents {"x".join(map(str, task.model().shape))}')
-    steps = cfg.steps or (None if cfg.epochs else 60_000)
-    every = [UserSamples(f'{cfg.sample.every} steps')] if cfg.sample.every else []
-    same = ('accumulate', 'seed', 'precision', 'workers', 'log_every', 'eval_every', 'save_every', 'keep_last', 'device')
-    trainer = Trainer(task, cfg.out, epochs=cfg.epochs or 1, steps=steps, ema=cfg.ema.decay, ema_warmup='ramp', ema_device=cfg.ema.device, max_grad_norm=cfg.optim.max_grad_norm, callbacks=every, config=cfg,
-                      **{k: getattr(cfg, k) for k in same})
-    trainer.fit(resume, FREE)
+    diffusion_trainer(cfg, task).fit(resume, FREE)
     return RunResult(Path(cfg.out), run.best, read_json(run.best/'model.json')['metrics'])
 
 def start_from(task:DiffusionTask, path):

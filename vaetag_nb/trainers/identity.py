@@ -27,6 +27,7 @@ from ..models.noise import NoiseSchedule
 from .checkpoint import RunFolder
 from .engine import Trainer
 from .identity_data import held, hold_out, judge_baselines, looked_at, made_by_models, sides_held, strangers_of, without
+from .memory import Costs
 from .optim import cosine
 from .plan import Chunks
 from .processes import Processes, on_main
@@ -179,7 +180,7 @@ def train_identity(cfg:IdentityConfig, resume='auto')->RunResult:
     task.about = Identity(net, known, cfg.resolution, split=split, latents_of=latents_of, noise=noise and noise.to_dict(), data=dict(source=users.source, fingerprint=users.fingerprint) | (dict(generated=made) if made else {}))
     task.data_id = users.fingerprint
     same = ('seed', 'precision', 'log_every', 'eval_every', 'save_every', 'device', 'steps')
-    Trainer(task, cfg.out, config=cfg, **{k: getattr(cfg, k) for k in same}).fit(resume)
+    Trainer(task, cfg.out, config=cfg, callbacks=[Costs()], **{k: getattr(cfg, k) for k in same}).fit(resume)
     on_main(p, lambda: complete(run.best, sides, cfg, users))
     return RunResult(Path(cfg.out), run.best, read_json(run.best/'model.json')['metrics'])
 

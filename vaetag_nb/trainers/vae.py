@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SEMANTIC', 'RATES', 'LEARNED_LR', 'VaeLoss', 'VaeOptim', 'VaeData', 'NoAugment', 'VaeConfig', 'check_vae',
            'vae_weights', 'vae_groups', 'critic_optim', 'VaeTask', 'vae_sides', 'start_codec', 'posteriors',
-           'keep_scale', 'train_vae']
+           'keep_scale', 'vae_task', 'vae_trainer', 'train_vae']
 
 # %% ../../nbs/06_trainers/60_vae.ipynb #448588b6
 from dataclasses import dataclass, field, replace
@@ -26,6 +26,7 @@ from .checkpoint import RunFolder
 from .engine import Trainer
 from .optim import Muon, schedule
 from .loss_settings import LossMode
+from .memory import Costs
 from .pixels import VaeImages
 from .processes import Processes, on_main
 from .runtime import pick_precision
@@ -190,6 +191,19 @@ def keep_scale(best, paths, preprocess, device='cpu')->LatentScale:
     return scale
 
 # %% ../../nbs/06_trainers/60_vae.ipynb #c0ffee11
+def vae_task(cfg:VaeConfig, codec, sides:dict)->VaeTask:
+    "The task of some pictures."
+    t, side = sides['train'], cfg.image.resolution
+    image = UserImages(resolution=side, window=cfg.image.window, flip=False) if cfg.data.folders else cfg.image
+    check_vae(replace(cfg, image=image), codec)
+    weights = vae_weights(cfg, bool(t.labelled.any()))
+    train, val = pictures(t, image, cfg, weights, cfg.seed), pictures(sides['val'], image.plain(), cfg, weights, 0, plan=True)
+    return VaeTask(codec, train, val, cfg, weights, fresh=cfg.codec.init == 'random')
+
+def vae_trainer(cfg:VaeConfig, task:VaeTask, **more)->Trainer: # `more`: instead of what `cfg` says
+    "The trainer of a task."
+    return Trainer(task, **dict(out=cfg.out, callbacks=[Samples(cfg.eval.every), Costs()], eval_first=not task.fresh, steps=cfg.steps) | cfg.trainer() | more)
+
 def train_vae(cfg:VaeConfig, resume='auto')->RunResult:
     "Train a VAE as `cfg` says; an unfinished run in `cfg.out` goes on. The weights are in `best/vae`."
     p, sides, codec = Processes(cfg.device), {}, None
@@ -199,15 +213,8 @@ def train_vae(cfg:VaeConfig, resume='auto')->RunResult:
     if cfg.data.folders is None: check_vae(cfg, codec := start_codec(cfg, ()))   # before anything is read
     on_main(p, read)
     if not sides: read()
-    t = sides['train']
-    codec = (codec or start_codec(cfg, t.paths)).to(p.device)
-    image = cfg.image if cfg.data.folders is None else UserImages(resolution=cfg.image.resolution, window=cfg.image.window, flip=False)
-    check_vae(replace(cfg, image=image), codec)
-    weights = vae_weights(cfg, bool(t.labelled.any()))
-    train, val = pictures(t, image, cfg, weights, cfg.seed), pictures(sides['val'], image.plain(), cfg, weights, 0, plan=True)
-    task = VaeTask(codec, train, val, cfg, weights, fresh=cfg.codec.init == 'random')
-    trainer = Trainer(task, cfg.out, callbacks=[Samples(cfg.eval.every)], eval_first=not task.fresh, steps=cfg.steps, **cfg.trainer()).fit(resume)
-    best = trainer.run.best
+    task = vae_task(cfg, (codec or start_codec(cfg, sides['train'].paths)).to(p.device), sides)
+    best = vae_trainer(cfg, task).fit(resume).run.best
     say_drift(read_json(best/'drift.json'))
-    if cfg.data.folders and task.fresh: on_main(p, lambda: keep_scale(best, t.paths, image.preprocess(), p.device))
+    if cfg.data.folders and task.fresh: on_main(p, lambda: keep_scale(best, sides['train'].paths, task.source.pre, p.device))
     return RunResult(Path(cfg.out), best, read_json(best/'metrics.json'))
