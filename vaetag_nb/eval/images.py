@@ -93,17 +93,18 @@ def load_trunk(trunk, path, metric):
 def lpips_network(net='alex',     # trunk: alex, vgg or squeeze
                   weights=None,   # its file, or a folder that holds it
                   download=False, # whether it may be fetched
+                  layout=False,   # a trunk of random weights, which needs no file: to count with
                   )->torch.nn.Module: # frozen; takes two batches in [-1, 1], gives (B, 1, 1, 1)
     "LPIPS 0.1 as a module, differentiable in its inputs; `Unavailable` says what is missing."
     nets = [k for k in WEIGHTS if k != 'inception']
     if net not in nets: raise UsageError(f'LPIPS net {net!r}: none of {", ".join(nets)}.{nearest(net, nets)}')
-    path = find_weights(net, weights, download)
+    path = None if layout else find_weights(net, weights, download)
     try: import lpips
     except ImportError as e: raise Unavailable(f'{WEIGHTS[net].metric} needs the package lpips: {e}') from e
     with seeded(0, 'lpips'), warnings.catch_warnings(): # its trunk is random until it is loaded; torchvision warns of that call
         warnings.simplefilter('ignore')
         m = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
-    load_trunk(m.net, path, WEIGHTS[net].metric)
+    if not layout: load_trunk(m.net, path, WEIGHTS[net].metric)
     m.vaetag_weights = path
     return m.requires_grad_(False).eval()
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from ..core.errors import UsageError
-from .base import Outcome, aligned, configured, named, parse, value_of, verb
+from .base import Outcome, aligned, configured, named, parse, taken, value_of, verb
+from .train import plan_told
 
 # %% ../../nbs/11_verbs/35_train_users.ipynb #462b3495
 SHORT = {'--data': '--data.folders', '--resolution': '--image.resolution', '--num-users': '--data.num-users', '--num_users': '--data.num-users'}
@@ -25,23 +26,26 @@ def _long(a, short):
 
 @verb('train diffusion')
 def train_diffusion(args):
-    "Train a latent diffusion model of users on class folders: [run.yaml ...] [--preset tiny] [--data DIR] [--key value ...]."
+    "Train a latent diffusion model of users on class folders: [run.yaml ...] [--preset tiny] [--data DIR] [--key value ...]. --dry-run only plans."
     from vaetag_nb.core.config import ConfigError, load
     from vaetag_nb.trainers.diffusion_settings import DiffusionConfig, diffusion_config
-    args = long_names(args)
+    args, dry = taken(long_names(args), '--dry-run')
     n = next((i for i, a in enumerate(args) if a.startswith('-')), len(args))
     try: base = diffusion_config(*args[:n], **dict(preset=p) if (p := value_of(args[n:], '--preset') or load(DiffusionConfig, *args[:n]).preset) else {})
     except ConfigError as e: raise UsageError(str(e)) from e
     cfg = parse(DiffusionConfig, args[n:], 'train diffusion', base, ' [run.yaml ...]')
+    if dry: return plan_told('plan_diffusion', cfg)
     from vaetag_nb.trainers import diffusion
     run = diffusion.train_diffusion(cfg)
     return Outcome(dict(out=str(run.out), best=str(run.best), metrics=run.metrics), f'{aligned(run.metrics)}\n\nmodel folder: {run.best}')
 
 @verb('train identity')
 def train_identity(args):
-    "Train the judge of users on real recordings: [run.yaml ...] [--data DIR] [--split split.json] [--key value ...]."
+    "Train the judge of users on real recordings: [run.yaml ...] [--data DIR] [--split split.json] [--key value ...]. --dry-run only plans."
     from vaetag_nb.trainers import identity
+    args, dry = taken(args, '--dry-run')
     cfg = configured(identity.IdentityConfig, long_names(args, SHORT | {'--split': '--data.split', '--resolution': '--resolution'}), 'train identity')
+    if dry: return plan_told('plan_identity', cfg)
     run = identity.train_identity(cfg)
     return Outcome(dict(out=str(run.out), best=str(run.best), metrics=run.metrics), f'{aligned(run.metrics)}\n\nmodel folder: {run.best}')
 
