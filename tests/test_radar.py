@@ -1,5 +1,5 @@
 """Radar: what the contract measures of simulated walkers and of real recordings, across rooms and through the command."""
-import json, os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys, time, zipfile
 from importlib.util import find_spec
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
@@ -8,8 +8,9 @@ from scipy.signal import spectrogram as scipys
 from vaetag_nb.core.errors import VaetagError
 from vaetag_nb.data.colormap import coloured
 from vaetag_nb.data.convert import GRID
-from vaetag_nb.data.radar import (Radar, Recording, Spectrogram, Walker, convert_dataset, draw_recording, draw_walker, echo, kinematics, read_iq, save_spectrogram,
+from vaetag_nb.data.radar import (Radar, Recording, Spectrogram, Walker, convert_dataset, draw_recording, draw_walker, echo, ellipsoid_rcs, joints, kinematics, read_iq, save_spectrogram,
                                   simulate_dataset, spectrogram)
+from vaetag_nb.data.walker import JOINTS, SEGMENTS
 from vaetag_nb.verbs.base import run, shell
 import vaetag_nb.cli  # noqa: F401 (registers the verbs)
 
@@ -41,6 +42,22 @@ def test_figures_of_drawn_users_come_back(user):
     take = draw_recording(3, user, 0, w)
     k = kinematics(spectrogram(echo(take.walker, seconds=5, aspect_deg=take.aspect_deg, start_range_m=take.start_range_m, snr_db=take.snr_db, seed=take.seed)))
     assert abs(k.mean_velocity/take.walker.speed_mps - 1) < .12 and abs(k.step_rate*take.walker.cycle_s/2 - 1) < .03
+
+@pytest.mark.parametrize('height, speed', [(1.7, .9), (1.6, 1.), (1.95, 1.2), (1.8, 1.7)])
+def test_mean_velocity_is_that_of_the_segments_weighted_by_their_cross_sections(height, speed):
+    "From the positions alone, without samples or transform; within 5 % of the walking speed"
+    w, radar = Walker(height, speed), Radar()
+    t = np.arange(5*640)/640
+    P, at = joints(w, t), np.array([3 + 5*speed, 0, radar.height_m])
+    power = moved = 0.
+    for a, b, r in SEGMENTS:
+        A, B = P[:, JOINTS.index(a)], P[:, JOINTS.index(b)]
+        sight, axis = (A + B)/2 - at, B - A
+        R, L = np.linalg.norm(sight, axis=1), np.linalg.norm(axis, axis=1)
+        sigma = ellipsoid_rcs(r, r, L/2, np.arccos((axis*sight).sum(1)/L/R))
+        power, moved = power + sigma.sum(), moved - (sigma*np.gradient(R, t)).sum()
+    v = kinematics(spectrogram(echo(w, seconds=5))).mean_velocity
+    assert abs(v - moved/power) < .025*speed and abs(v/speed - 1) < .05
 
 def test_the_two_sides_are_half_a_cycle_apart():
     both, slow = kinematics(spectrogram(echo(Walker(1.8, 1.4), seconds=5))), 1/Walker(1.8, 1.4).cycle_s
@@ -100,9 +117,9 @@ def test_everything_says_simulated(walkers, capsys):
     assert json.loads((walkers/'dataset.json').read_text())['simulated'] is True
     assert (walkers/'README.md').read_text().startswith('SIMULATED DATA: computed by a walking model, no person was recorded.\n')
     png = Image.open(walkers/'preview/ID_2/rec01_w01.png')
-    assert set(png.text) == {'Source', 'Dataset', 'User', 'Recording', 'Parameters'} and (png.text['Source'], png.text['User']) == ('simulated', '2')
+    assert set(png.text) == {'Source', 'Dataset', 'User', 'Recording', 'Parameters', 'Colormap'} and (png.text['Source'], png.text['User']) == ('simulated', '2')
     assert str(np.load(walkers/'iq/ID_2/rec01.npz')['source']) == 'simulated'
-    assert run(['data', 'radar', '--out', str(walkers), '--users', '3', *FLAGS, '--png', '--iq']) == 0
+    assert run(['data', 'radar', '--out', str(walkers), '--users', '3', *FLAGS, '--png', '--iq', '--colormap', 'turbo']) == 0
     assert capsys.readouterr().out == 'SIMULATED: 3 users, 6 recordings, 18 windows\n'
 
 def test_a_preview_inverted_again_is_the_array(walkers):
@@ -192,15 +209,47 @@ def test_errors_are_one_line_with_the_right_status(tmp_path, monkeypatch):
                                   ('zero.npy', known, 1, 'silent'), ('short.npy', [*known, '--highpass-mps', '0'], 1, '99 samples, fewer than the 160'), ('map.npy', known, 2, 'shape (9, 9): if these are sweeps'),
                                   ('short.npy', ['--prf-hz', '2560'], 2, 'does not say fc_hz: give --fc-hz'), ('s.npy', [], 2, '9 frames, and a window needs 128'), ('s.npy', ['--key', 'a', '--kind', 'fmcw'], 2, 'give --prf-hz and --fc-hz and --bandwidth-hz'),
                                   ('p.png', ['--invert-colormap', 'jet'], 1, 'does not look like the colour map jet: mean distance'), ('p.png', [], 2, 'a coloured picture'),
-                                  ('none.npy', [], 2, 'no such file or folder'), ('a.h5', [], 1, 'cannot read' if find_spec('h5py') else "a.h5: HDF5 needs h5py: pip install 'vaetag_nb[hdf5]'"), ('s.npy', ['--pattern', 'x(?P<user>1)'], 2, 'none of 1 files, such as s.npy')]:
+                                  ('none.npy', [], 2, 'no such file or folder'), ('a.h5', [], 1, 'cannot read' if find_spec('h5py') else "a.h5: HDF5 needs h5py: pip install 'vaetag_nb[hdf5]'"), ('s.npy', ['--span-db', 'inf'], 2, '--span-db inf: above 0'), ('s.npy', ['--pattern', 'x(?P<user>1)'], 2, 'none of 1 files, such as s.npy')]:
         status, out, err = shell('data', 'radar', '--out', str(tmp_path/'out'), '--input', str(tmp_path/name), *args)
         assert status == code and why in err and err.count('\n') == 1 and not out, (name, err)
     assert not (tmp_path/'out').exists()
+
+def test_hdf5(walk, tmp_path):
+    h5py = pytest.importorskip('h5py')
+    s = spectrogram(walk)
+    def write(name, **arrays):
+        with h5py.File(tmp_path/name, 'w') as f:
+            for k, v in arrays.items(): f[k.replace('__', '/')] = v
+    write('idrad.h5', microdoppler=s.db.T.astype(np.float32), label='walks'); write('two.h5', a__x=s.db, a__y=s.db - 1); write('text.h5', note='x'); write('iq.hdf5', samples=walk.iq); write('none.h5')
+    (tmp_path/'torn.h5').write_bytes((tmp_path/'idrad.h5').read_bytes()[:9999]); (tmp_path/'a.h5').write_bytes(b'x')
+    got = read_iq(tmp_path/'idrad.h5', time_axis=0, db=True, frame_s=1/64, velocity_mps=tuple(s.velocity_mps[[0, -1]]))
+    np.testing.assert_allclose(got.db, s.db, atol=1e-5); assert abs(kinematics(got).mean_velocity - kinematics(s).mean_velocity) < 1e-4
+    assert read_iq(tmp_path/'two.h5', key='a/y', db=True).db.max() == 0
+    np.testing.assert_array_equal(read_iq(tmp_path/'iq.hdf5', kind='iq', prf_hz=2560, fc_hz=24e9, highpass_mps=0).iq, walk.iq)
+    for name, why in [('two.h5', r'which array\? it holds a/x, a/y; name one'), ('text.h5', 'not of numbers'), ('none.h5', r'which array\? it holds nothing'), ('torn.h5', 'cannot read: .*truncated'), ('a.h5', 'cannot read: .*signature')]:
+        with pytest.raises(VaetagError, match=why): read_iq(tmp_path/name)
+
+def test_hdf5_without_its_reader(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'h5py', None); (tmp_path/'a.h5').write_bytes(b'x')
+    with pytest.raises(VaetagError, match=r"a.h5: HDF5 needs h5py: pip install 'vaetag_nb\[hdf5\]'"): read_iq(tmp_path/'a.h5')
+
+def test_an_archive_of_something_else(tmp_path):
+    with zipfile.ZipFile(tmp_path/'z.npz', 'w') as z: z.writestr('x.txt', 'hi')
+    with pytest.raises(VaetagError, match='z.npz: an array of .*not of numbers'): read_iq(tmp_path/'z.npz', prf_hz=1, fc_hz=1)
+
+def test_coherent_range_bins_of_one_object_add_up(walk, tmp_path):
+    np.save(tmp_path/'s.npy', (walk.iq[:6000, None]*np.exp(2j*np.pi*12.3*np.arange(64)/64)).astype(np.complex64))
+    one, sum_ = (read_iq(tmp_path/'s.npy', kind='fmcw', prf_hz=2560, fc_hz=24e9, bandwidth_hz=4e8, combine=c, range_bins=(11, 14)) for c in ('magnitude', 'coherent'))
+    np.testing.assert_allclose(abs(sum_.iq), abs(one.iq).sum(0), rtol=1e-3)
+    assert abs(kinematics(spectrogram(sum_)).mean_velocity/1.4 - 1) < .05
 
 def test_another_set_is_not_replaced(walkers, tmp_path):
     save_spectrogram(tmp_path/'s.npz', spectrogram(echo(Walker(), seconds=3)))
     for f in (lambda: simulate_dataset(walkers, 4, **SMALL), lambda: convert_dataset(walkers, tmp_path/'s.npz')):
         with pytest.raises(VaetagError, match='holds another data set .* first difference: .*--overwrite replaces it'): f()
+    (tmp_path/'other').mkdir(); (tmp_path/'other/dataset.json').write_text('["something else"]')
+    for f in (lambda: simulate_dataset(tmp_path/'other', 4, **SMALL), lambda: convert_dataset(tmp_path/'other', tmp_path/'s.npz')):
+        with pytest.raises(VaetagError, match='other: holds files that are no radar data set'): f()
 
 # ---- how hard the walkers are to tell apart
 

@@ -50,7 +50,7 @@ class Radar:
         for k in ('fc_hz', 'prf_hz'):
             if not 0 < getattr(self, k) < math.inf: raise UsageError(f"--{k.replace('_', '-')} {getattr(self, k):g}: above 0")
         for k in ('height_m', 'clutter_db', 'calibrate_dbsm'):
-            if (v := getattr(self, k)) is not None and not math.isfinite(v): raise UsageError(f"{k} {v:g}: a finite number")
+            if (v := getattr(self, k)) is not None and not math.isfinite(v): raise UsageError(f"--{'radar-'*(k == 'height_m')}{k.replace('_', '-')} {v:g}: a finite number")
     @property
     def wavelength_m(self)->float: return C/self.fc_hz
     @property
@@ -109,7 +109,7 @@ def echo(w:Walker, radar:Radar=Radar(), seconds:float=5.,
          seed:int=0,                     # of the noise
          )->Recording:                   # `source` simulated; iq complex128 (seconds * prf_hz,)
     "The simulated echo of a walker; a limb too fast for the PRF folds over, with a remark and `aliased` in `meta`."
-    if seconds <= 0: raise UsageError(f'--seconds {seconds:g}: above 0')
+    if not 0 < seconds < math.inf: raise UsageError(f'--seconds {seconds:g}: above 0')
     n, start = round(seconds*radar.prf_hz), 3 + w.speed_mps*seconds if start_range_m is None else start_range_m
     aliased = radar.max_speed_mps < REACH*w.speed_mps
     if aliased: say(f'aliased: PRF {radar.prf_hz:g} Hz covers {radar.max_speed_mps:.2f} m/s, this walker needs {REACH*w.speed_mps:.2f} m/s')

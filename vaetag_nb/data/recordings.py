@@ -6,13 +6,13 @@
 __all__ = ['KINDS', 'ENDINGS', 'Reading', 'kind_of', 'read_iq', 'set_above', 'true_source', 'Whose', 'compiled', 'whose']
 
 # %% ../../nbs/01_data/68_recordings.ipynb #7da1a994
-import re
+import math, re
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from ..core.errors import UsageError, VaetagError, one_of
-from ..core.io import read_json
 from .echo import Recording
+from .radar_set import set_in
 from .readers import USER
 from .ready import ready_array, ready_picture
 from .signals import SIGNALS, load_array, signal
@@ -45,6 +45,12 @@ class Reading:
     colormap: str|None = None        # of pictures: auto, jet, turbo, viridis, hot, gray
     colormap_strip: str|None = None  # or a picture of the colour bar
     crop: tuple|None = None          # x0, y0, x1, y1
+    def __post_init__(self):
+        for k in ('prf_hz', 'fc_hz', 'bandwidth_hz', 'span_db', 'frame_s'):
+            if (v := getattr(self, k)) is not None and not 0 < v < math.inf: raise UsageError(f"--{k.replace('_', '-')} {v:g}: above 0")
+        if not 0 <= self.highpass_mps < math.inf: raise UsageError(f'--highpass-mps {self.highpass_mps:g}: 0 or more')
+        if (v := self.velocity_mps) is not None and not (all(map(math.isfinite, v)) and v[0] != v[1]): raise UsageError('--velocity-mps {:g} {:g}: two different velocities'.format(*v))
+        if self.colormap and self.colormap_strip: raise UsageError(f'--invert-colormap {self.colormap} with --colormap-strip: give one of them')
 
 def kind_of(path, how=Reading())->str: # one of `KINDS`
     "What a file is, by what is asked for, its ending, and the shape of its array."
@@ -71,9 +77,7 @@ def read_iq(path, how:Reading|None=None, # or its fields
 def set_above(path, known:dict)->dict|None:
     "`dataset.json` of the set of ours that a file lies in, if any; `known` keeps what was found of each folder."
     for folder in Path(path).absolute().parents:
-        if folder not in known:
-            d = read_json(folder/'dataset.json') if (folder/'dataset.json').is_file() else None
-            known[folder] = d if isinstance(d, dict) and str(d.get('format', '')).startswith('vaetag-radar/') else None
+        if folder not in known: known[folder] = set_in(folder)
         if known[folder]: return known[folder]
     return None
 

@@ -85,6 +85,7 @@ def load_array(path, key=None, # name of the array in a file of several
                 return flat.reshape(-1, 2), {}
             if ending not in CONTAINERS: raise UsageError(f"{path}: the ending says no format; known: {', '.join(CONTAINERS)}, .bin, .wav, .dat, .png, .jpg")
             a, notes = CONTAINERS[ending](path, key)
+            a = np.asarray(a)                       # a text in an HDF5 file comes as bytes
     except VaetagError: raise
     except Exception as e:     # readers of foreign formats fail in many ways
         why = ' '.join(str(e).split())[:120] or type(e).__name__
@@ -121,10 +122,12 @@ def read_wav(path, real_signal=False)->tuple: # complex128 (n,); sample rate in 
 # %% ../../nbs/01_data/67_signals.ipynb #c2d1f0cc
 def range_bins(sweeps,        # (sweeps, samples)
                what='sweeps')->np.ndarray: # complex128 (bins, sweeps): positive distances, from 0
-    "Sweeps as range bins in slow time (Hann over the sweep)."
+    "Sweeps as range bins in slow time (Hann over the sweep); the phase counts from the middle of the sweep, so that neighbouring bins of one object agree and may be added."
     a = np.asarray(sweeps)
     if a.ndim != 2 or a.shape[1] < 4: raise UsageError(f'{what}: shape {a.shape}: sweeps are (sweeps, samples)')
-    return np.fft.fft(a*np.hanning(a.shape[1]), axis=1)[:, :a.shape[1]//2].T.astype(complex)
+    n = a.shape[1]
+    bins = np.fft.fft(a*np.hanning(n), axis=1)[:, :n//2].astype(complex)
+    return (bins*np.exp(1j*np.pi*np.arange(n//2)*(n - 1)/n)).T
 
 def strongest(bins, n=20)->tuple[int, int]: # the first and the last, both counted
     "The `n` bins around the one with the most mean power."

@@ -55,7 +55,10 @@ class Walker:
     asymmetry: float = 0.    # of the two hips' swing
     girth: float = 1.        # thickness of all segments
     phase: float = 0.        # position in the cycle at time 0, [0, 1)
-    def __post_init__(self): gait_timing(self.height_m, self.speed_mps)
+    def __post_init__(self):
+        gait_timing(self.height_m, self.speed_mps)
+        for k in ('cadence', 'girth'):
+            if not 0 < getattr(self, k) < np.inf: raise UsageError(f'{k} {getattr(self, k):g}: above 0')
     @property
     def gait(self)->Gait:
         "Timing at average cadence."

@@ -114,8 +114,8 @@ SAID = dict(simulated='SIMULATED', measured='MEASURED', unknown='UNKNOWN ORIGIN'
 def summary(r)->str:
     "The first line of what is printed: where the data comes from, and how much there is."
     several = f" ({', '.join(f'{n} {k}' for k, n in r['sources'].items())} recordings)" if r['source'] == 'mixed' else ''
-    counted = [f"{r[k]} {k[:-1] if r[k] == 1 else k}" for k in ('users', 'recordings', 'windows')]
-    return f"{SAID[r['source']]}{several}: {', '.join(counted)}"
+    from vaetag_nb.data.radar_set import counted
+    return f"{SAID[r['source']]}{several}: {counted(r)}"
 
 def _simulated(o):
     from vaetag_nb.data.radar import Radar, simulate_dataset
@@ -131,6 +131,6 @@ def _converted(o):
     name_failed(r['failed'])
     lines = [summary(r)]
     if r['colour_distance'] is not None: lines.append(f"colours: mean distance {r['colour_distance']:.2f} of 255 from the colour map")
-    lines += [f"left out: {n} files: {why}, such as {next(f for f, w in r['skipped'].items() if w == why)}" for why, n in Counter(r['skipped'].values()).most_common(5)]
-    if r['failed']: lines.append(f"{len(r['failed'])} files could not be read")
+    lines += [f"left out: {n} file{'s'*(n != 1)}: {why}, such as {next(f for f, w in r['skipped'].items() if w == why)}" for why, n in Counter(r['skipped'].values()).most_common(5)]
+    if r['failed']: lines.append(f"{(n := len(r['failed']))} file{'s'*(n != 1)} could not be read")
     return Outcome(r, '\n'.join(lines), int(bool(r['failed'])))
