@@ -29,14 +29,15 @@ class Codec:
                  config:dict|None=None,        # its settings; default: those of `vae`
                  source:str|None=None,         # where the weights are, as the user gave it
                  licence:str|None=None,        # of the weights
-                 fingerprint:str|None=None):   # of the weights; default: computed from `vae`
+                 fingerprint:str|None=None,    # of the weights; default: computed from `vae`
+                 pixel_range=(-1., 1.)):       # what black and white are to `vae`; here, pictures are always in [-1, 1]
         self.vae, self.convention, self.family, self.source, self.licence = vae, convention, family, source, licence
         self.cls_name = cls_name or type(vae).__name__
         self.config = {k: v for k, v in (config or vae.config).items() if k[0] != '_'}
         self.picture_channels, self.raw_channels, self.raw_factor = sizes(self.cls_name, self.config)
         self.channels, self.factor = self.raw_channels*convention.patch**2, self.raw_factor*convention.patch
         self.multiple = self.factor            # sides of pictures are multiples of it, pixels
-        self.fingerprint = fingerprint or weights_fingerprint(vae)
+        self.fingerprint, self.pixel_range = fingerprint or weights_fingerprint(vae), tuple(pixel_range)
 
     @property
     def device(self): return next(self.vae.parameters()).device
@@ -45,6 +46,10 @@ class Codec:
     @property
     def num_parameters(self): return sum(p.numel() for p in self.vae.parameters())
     def to(self, device): self.vae.to(device); return self
+    def again(self, convention=None, vae=None, source=None)->'Codec': # `vae`: with other weights of the same network
+        "A codec that differs in its convention or its weights."
+        mark = self.fingerprint if vae is None else None
+        return Codec(vae or self.vae, convention or self.convention, self.family, self.cls_name, self.config, source or self.source, self.licence, mark, self.pixel_range)
     def __repr__(self):
         return (f'Codec({self.cls_name}, {self.family}, {self.channels} channels, factor {self.factor}, {self.convention}, '
                 f'{self.fingerprint[:12]})')
@@ -76,7 +81,7 @@ def load(cls:Codec,
     if old and m.convention != Convention(m.convention.scale, m.convention.shift if isinstance(m.convention.shift, float) else 0.):
         raise VaetagError(f'{src}: scale_shift is z * scale + shift, but the convention of this VAE is {m.convention}')
     convention = Convention(m.convention.scale, bias=m.convention.shift) if old else m.convention
-    return cls(m.vae, convention, m.family, m.cls, m.config, str(src), m.licence, m.fingerprint).to(device)
+    return cls(m.vae, convention, m.family, m.cls, m.config, str(src), m.licence, m.fingerprint, m.pixel_range).to(device)
 
 @patch(cls_method=True)
 def embedded(cls:Codec, device='cpu', dtype='fp32'):
@@ -143,6 +148,8 @@ def encode_raw(self:Codec, x)->tuple: # mean (B, C, h, w) and log variance (or `
     if x.ndim != 4 or x.shape[1] != c or x.shape[2] % m or x.shape[3] % m or 0 in x.shape:
         raise VaetagError(f'pictures of shape {tuple(x.shape)}: {self.cls_name} wants (batch, {c}, height, width), '
                           f'sides multiples of {m}')
+    lo, hi = self.pixel_range
+    if (lo, hi) != (-1, 1): x = (x + 1)*((hi - lo)/2) + lo
     whole = self.device.type != 'cpu' or torch.is_grad_enabled()
     n = len(x) if whole else max(1, CPU_PIXELS//(x.shape[2]*x.shape[3]))
     parts = [posterior(self.vae.encode(p.to(self.device, self.dtype))) for p in x.split(n)]
@@ -158,8 +165,9 @@ def encode(self:Codec, x, seed:int|None=None)->torch.Tensor: # (B, channels, H/f
 
 @patch
 def decode_raw(self:Codec, z)->torch.Tensor: # (B, 3, H, W), of the VAE's type
-    "The pictures of raw latents `z` as the VAE gives them; grey ones on three channels."
-    x = self.vae.decode(z).sample
+    "The pictures of raw latents `z`, white at 1 and black at -1, not clamped; grey ones on three channels."
+    x, (lo, hi) = self.vae.decode(z).sample, self.pixel_range
+    if (lo, hi) != (-1, 1): x = (x - lo)*(2/(hi - lo)) - 1
     return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
 
 @patch
@@ -194,7 +202,7 @@ def spec(self:Codec)->dict:
     "All that is needed to load this codec again and to know that it is the same, as plain JSON."
     return dict({'class': self.cls_name}, family=self.family, fingerprint=self.fingerprint, latent_channels=self.channels,
                 raw_channels=self.raw_channels, factor=self.factor, convention=self.convention.to_dict(), config=self.config,
-                source=self.source, licence=self.licence)
+                source=self.source, licence=self.licence) | ({} if self.pixel_range == (-1, 1) else dict(pixel_range=self.pixel_range))
 
 @patch(cls_method=True)
 def from_spec(cls:Codec,
@@ -210,7 +218,8 @@ def from_spec(cls:Codec,
         raise VaetagError('codec description: does not say where the VAE weights are; give their file or folder (--vae)')
     if root is not None and src != 'embedded' and (Path(root)/src).exists(): src = Path(root)/src
     family = spec.get('family') if spec.get('family') in FAMILIES else None
-    c = cls.load(src, spec['config'], family, spec['convention'], device, dtype)
+    own = {'_vaetag_pixel_range': spec['pixel_range']} if 'pixel_range' in spec else {}
+    c = cls.load(src, spec['config'] | own, family, spec['convention'], device, dtype)
     if c.fingerprint != spec['fingerprint']: raise VaetagError(
         f"{src}: is not the VAE that was used: its fingerprint is {c.fingerprint}, expected is {spec['fingerprint']}")
     return c
@@ -235,6 +244,7 @@ def diffusers_config(codec)->dict:
     try: told = find_convention(codec.cls_name, cfg | words, None, codec.vae.state_dict(), 'config.json')
     except VaetagError: told = None   # their words would be refused
     ours = {} if told == codec.convention else {'_vaetag_convention': codec.convention.to_dict()}
+    if codec.pixel_range != (-1, 1): cfg['_vaetag_pixel_range'] = list(codec.pixel_range)
     return cfg | (ours or words) | (words if codec.cls_name in VIDEO else {})   # without words, a video class would take Wan's numbers
 
 # %% ../../nbs/03_latents/20_codec.ipynb #1709c309

@@ -160,6 +160,7 @@ class LoadedVae:
     config: dict                # settings of the network
     fingerprint: str            # 64 hex digits, over the stored weights by diffusers name
     licence: str|None           # as said beside the weights
+    pixel_range: tuple = (-1., 1.) # of the pictures that it was trained on
 
 def must_fit(sd, vae, where):
     "An error unless the tensors `sd` are those of `vae`, name by name and shape by shape."
@@ -191,6 +192,12 @@ def _read(src, config):
     linear = lambda k, t: t[:, :, 0, 0] if t.ndim == 4 and LINEAR.search(k) else t
     sd = {k: linear(k, sd[old]) for k, old in diffusers_names(sd, src).items() if not k.endswith('num_batches_tracked')}
     return sd, {**cfg, **over}, find_licence(folder, meta)
+
+def _pixel_range(said, where):
+    "What numbers black and white are to the VAE: -1 and 1, unless its config says otherwise in our word for it"
+    lo_hi = said.get('_vaetag_pixel_range', [-1., 1.])
+    if not (isinstance(lo_hi, (list, tuple)) and len(lo_hi) == 2 and all(map(_number, lo_hi)) and lo_hi[0] < lo_hi[1]): raise VaetagError(f'{where}: the config says _vaetag_pixel_range {lo_hi!r}; expected two numbers, the lower first')
+    return tuple(map(float, lo_hi))
 
 def compute_dtype(dtype)->torch.dtype:
     "The torch dtype to run a VAE in: fp32 or bf16 (SDXL's gives NaN in fp16)."
@@ -252,4 +259,4 @@ def load_vae(src,                # file, folder, or `hub:owner/name`
         raise VaetagError(f'{src}: family {family} is {f.cls} of {f.channels or "any"} channels, the weights are {cls} of {n}')
     convention = convention or _convention(cls, cfg, family, sd, said, src)
     vae = _assemble(cls, cfg, sd, dtype, src)
-    return LoadedVae(vae, cls, family or _family(cls, n, convention), convention, cfg, hash_tensors(sd), licence)
+    return LoadedVae(vae, cls, family or _family(cls, n, convention), convention, cfg, hash_tensors(sd), licence, _pixel_range(said, src))

@@ -67,7 +67,7 @@ def model_json(m:LatentDiffusion)->dict:
     "The content of model.json."
     c, (channels, h, w) = m.codec.convention, m.shape
     plain = lambda v: list(v) if isinstance(v, tuple) else v
-    return dict(format=FORMAT, kind=KIND, created_by=f'vaetag_nb {vaetag_nb.__version__}', resolution=m.resolution, channels=m.channels, pixel_range=[-1, 1],
+    return dict(format=FORMAT, kind=KIND, created_by=f'vaetag_nb {vaetag_nb.__version__}', resolution=m.resolution, channels=m.channels, pixel_range=list(m.codec.pixel_range),
                 latent=dict(channels=channels, height=h, width=w, scale=c.scale, shift=plain(c.shift), std=plain(c.std), measured_std=m.latent_std),
                 condition=dict(kind=m.net.kind, rows=m.net.rows, null_index=m.users.null_index, dropout=m.dropout, tokens=m.net.tokens), noise=m.noise.to_dict(),
                 sampling={f.name: plain(getattr(m.sampling, f.name)) for f in dc.fields(Sampling)}, weights=m.weights, data=m.data, licence=m.licence, train=m.train, metrics=m.metrics, fingerprints=m.fingerprints)

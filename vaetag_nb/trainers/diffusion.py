@@ -83,7 +83,7 @@ def diffusion_task(cfg:DiffusionConfig, p:Processes)->DiffusionTask: # `cfg`: ch
     on_main(p, lambda: users.users.write(out/'users.json'))
     codec = stage_vae(cfg, p.device)
     store, scale = stage_latents(cfg, codec, users, side, p)
-    codec = Codec(codec.vae, scale.convention(), codec.family, codec.cls_name, codec.config, codec.source, codec.licence, codec.fingerprint)
+    codec = codec.again(scale.convention())
     source = lambda s, draws: UserLatents(store, [i for i, k in zip(users.table.ids, side) if k == s], users.user[side == s], codec.convention, cfg.seed, draws)
     train = source('train', True)
     say(f'scaled: standard deviation {check_scaled(train):.3f}')

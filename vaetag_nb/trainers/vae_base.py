@@ -190,7 +190,7 @@ def reconstruct(self:VaeBase, x)->torch.Tensor:
 def kept_codec(self:VaeBase, convention=None)->Codec:
     "The codec with its present weights in the type that is kept."
     vae = nn.Module.to(copy.deepcopy(self.vae), DTYPES[self.cfg.vae.save_dtype])
-    return Codec(vae, convention or self.codec.convention, self.codec.family, self.codec.cls_name, self.codec.config, 'vae', self.codec.licence)
+    return self.codec.again(convention, vae, 'vae')
 
 @patch
 def keep_figures(self:VaeBase, folder, trainer, now, convention):
