@@ -21,7 +21,7 @@ from .core.errors import UsageError, naming, nearest
 class Flag:
     "What became of a flag."
     to: str|None = None         # our setting, or flag (`--x`), or `IMAGES` (the first argument); `None`: no longer needed
-    takes: str = 'text'         # text, int, float or switch
+    takes: str = 'text'         # text, int, float, switch, or many (all words up to the next flag)
     value: object = True        # of a switch: what our setting becomes; 'no value' for a flag without one
     why: str = ''               # what changed in meaning
 
@@ -165,6 +165,10 @@ def read_flags(name:str, args:list, scripts=None)->dict: # flag -> value
         k = k.replace('-', '_')
         if k not in s.flags: raise UsageError(f'{name}: has no flag --{k}.{nearest("--" + k, ["--" + f for f in s.flags])}')
         kind = s.flags[k].takes
+        if kind == 'many':
+            out[k] = v.split() if eq else [args.pop(0) for _ in range(next((i for i, a in enumerate(args) if a.startswith('--')), len(args)))]
+            if not out[k]: raise UsageError(f'{name}: --{k} lacks its value')
+            continue
         if kind == 'switch' and eq: raise UsageError(f'{name}: --{k} takes no value')
         if kind != 'switch' and not eq:
             if not args: raise UsageError(f'{name}: --{k} lacks its value')

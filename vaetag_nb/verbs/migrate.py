@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MigrateHead', 'MigrateVae', 'MigrateConfig', 'MigrateTimm', 'MigrateCommand', 'migrate_command', 'MigrateCyclegan',
-           'MigrateLatents']
+           'MigrateLatents', 'MigrateGeneration']
 
 # %% ../../nbs/11_verbs/60_migrate.ipynb #4fc5ffc6
 import shlex
@@ -98,7 +98,7 @@ class MigrateTimm:
 # %% ../../nbs/11_verbs/60_migrate.ipynb #6b69197b
 @dataclass(kw_only=True)
 class MigrateCommand:
-    "Say a command line of VAE-Tagger, timm-cv or latent CycleGAN in our words."
+    "Say a command line of VAE-Tagger, timm-cv, latent CycleGAN or the micro-Doppler system in our words."
     text: named(str, 'COMMAND') # such as "python train_full.py --json_path data.json ...", or a shell file
     out: Path|None = None      # write the YAML of a training run to this file
 
@@ -110,13 +110,15 @@ def _no_yaml(m):
 
 @verb('migrate command')
 def migrate_command(args):
-    "Say a command line of VAE-Tagger, timm-cv or latent CycleGAN in our words: \"python train_full.py ...\" [--out run.yaml]."
+    "Say a command line of VAE-Tagger, timm-cv, latent CycleGAN or the micro-Doppler system in our words: \"python train_full.py ...\" [--out run.yaml]."
     from vaetag_nb import migrate_command as m
     if len(args) > 1 and not args[0].startswith('-') and not args[0].split()[1:] and args[1] != '--out': args = [shlex.join(args)]
     o = parse(MigrateCommand, args, 'migrate command')
     from vaetag_nb.migrate_cyclegan import gan_command, is_gan
     from vaetag_nb.timm_command import is_timm, timm_command
-    got = gan_command(o.text) if is_gan(o.text) else timm_command(o.text) if is_timm(o.text) else m.migrate_command(o.text, str(o.out or 'run.yaml'))
+    from vaetag_nb.generation_command import generation_command, is_generation
+    known = ((is_gan, gan_command), (is_generation, generation_command), (is_timm, timm_command))
+    got = next((f(o.text) for its, f in known if its(o.text)), None) or m.migrate_command(o.text, str(o.out or 'run.yaml'))
     if o.out and got.config is None: raise UsageError(f'--out {o.out}: {_no_yaml(got)}')
     if o.out:
         with atomic_file(o.out) as f: f.write(got.yaml)
@@ -150,3 +152,23 @@ class MigrateLatents:
         first = read_latent(self.path/latent_files(self.path)[0])
         s = pack(self.path, self.out, self.latents_scaled, convention_of(len(first), self.family, self.config), self.family)
         return Outcome(dict(out=str(self.out), latents=len(s), channels=len(first)), f'{self.out}: {len(s)} latents of {len(first)} channels')
+
+# %% ../../nbs/11_verbs/60_migrate.ipynb #519d3eba
+@verb('migrate generation')
+@dataclass(kw_only=True)
+class MigrateGeneration:
+    "Make a model folder of the VAE, UNet and condition encoder of the micro-Doppler VAE + diffusion system."
+    old: named(Path, 'OLD')            # folder that holds them, wherever in it they lie
+    data: Path                         # class folders that they were trained on
+    out: Path                          # model folder to write
+    vae: Path|None = None              # folder of the VAE, if OLD holds several
+    unet: Path|None = None             # folder of the UNet, likewise
+    condition: Path|None = None        # condition_encoder.pt, or its folder, likewise
+    seed: int = 42                     # --seed of its training: it decides which users were learned
+    val: float = .2                    # --val_split of its training
+    train_timesteps: int = 1000        # --num_train_timesteps of its training
+    def __call__(self):
+        from vaetag_nb.migrate_generation import migrate_generation
+        same = ('seed', 'val', 'train_timesteps', 'vae', 'unet', 'condition')
+        got = migrate_generation(self.old, self.data, self.out, **{k: getattr(self, k) for k in same})
+        return Outcome(got, f"{aligned(got)}\n\nuse it: vaetag generate {self.out} --out FOLDER --users {got['users'][0]}")
