@@ -4,21 +4,22 @@
 
 # %% auto #0
 __all__ = ['GRID', 'common_grid', 'root_of', 'find_recordings', 'Conversion', 'converted', 'Converted', 'folder_name',
-           'convert_all', 'users_of', 'the_only', 'described_conversion', 'convert_dataset']
+           'convert_all', 'users_of', 'the_only', 'described_conversion', 'draw_previews', 'convert_dataset']
 
 # %% ../../nbs/01_data/68a_convert.ipynb #52c08d28
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-import numpy as np
+import numpy as np, pandas as pd
 from .. import __version__
 from ..core.errors import UsageError, VaetagError, one_of
-from ..core.io import atomic_dir, hash_json
+from ..core.io import atomic_dir, hash_json, to_json
 from ..core.progress import track
+from .colormap import MAPS
 from .echo import SOURCES, Recording
 from .files import natural
-from .radar_set import FORMAT, TABLES, another_set, array_part, finish, first_difference, save_windows, set_in, stft_part, value_part, window_starts
+from .radar_set import FORMAT, TABLES, another_set, array_part, drawn_by, finish, first_difference, save_picture, save_windows, set_in, stft_part, value_part, window_starts
 from .readers import USER
 from .recordings import ENDINGS, Reading, Whose, compiled, read_iq, set_above, true_source, whose
 from .spectrogram import Spectrogram, Stft, spectrogram
@@ -114,15 +115,14 @@ def _named(path, who, spec):
     recording = who.recording or str(spec.meta.get('recording', '')) or ('' if spec.meta.get('kind') == 'picture' else Path(path).stem)
     return Whose(who.user or str(spec.meta.get('user', '')), recording)
 
-def _add(r, out, path, who, spec, c, colormap):
+def _add(r, out, path, who, spec, c):
     "Write the windows of a file, and note them in the report `r`"
     picture, total = spec.meta.get('kind') == 'picture', spec.db.shape[1]
     if total < c.frames and not picture: r.skipped[path] = f'{total} frames, and a window needs {c.frames}'; return
     frames, key = total if picture else c.frames, (who.folder, folder_name(who.recording))
     user = int(who.user) if who.user.isdecimal() else who.user or None
     about = dict(user=user, recording=who.recording or None, source=spec.source)
-    texts = dict(User=who.user, Recording=who.recording) if colormap else None
-    rows = save_windows(out, *key, spec, window_starts(total, frames, c.step), frames, r.counts[key], colormap, texts)
+    rows = save_windows(out, *key, spec, window_starts(total, frames, c.step), frames, r.counts[key])
     r.windows += [row | about for row in rows]
     r.counts[key] += len(rows)
     old = r.recordings.setdefault(key, about | dict(folder=who.folder, seconds=spec.meta.get('seconds'), ref_db=spec.meta.get('ref_db')))
@@ -138,7 +138,7 @@ def folder_name(name)->str:
     return ''.join(ch if ch.isalnum() or ch in '-_.' else '_' for ch in name).strip('.')
 
 # %% ../../nbs/01_data/68a_convert.ipynb #97c21a28
-def convert_all(out, src, files, c:Conversion, colormap=None)->Converted:
+def convert_all(out, src, files, c:Conversion)->Converted:
     "Convert files, relative to `src`, into the folder `out`."
     r, known, pattern = Converted(), {}, None if c.pattern is None else compiled(c.pattern)
     chosen = {p: w for p in files if (w := whose(p, pattern, c.where))}
@@ -148,7 +148,7 @@ def convert_all(out, src, files, c:Conversion, colormap=None)->Converted:
         try: spec = converted(src/p, c, known)
         except UsageError: raise
         except VaetagError as e: r.failed[p] = str(e).replace(f'{src}{os.sep}', '').removeprefix(f'{p}: '); continue
-        _add(r, out, p, _named(p, who, spec), spec, c, colormap)
+        _add(r, out, p, _named(p, who, spec), spec, c)
     if not r.windows and r.failed: raise VaetagError(f'{src}: none of {len(chosen)} files can be read; {": ".join(next(iter(r.failed.items())))}')
     if not r.windows: raise UsageError(f'{src}: no recording is long enough: {next(p for p in chosen)}: {r.skipped[next(p for p in chosen)]} (--frames)')
     return r
@@ -171,6 +171,7 @@ def described_conversion(r:Converted, c:Conversion, request)->dict:
     fc, prf = the_only(r.radars, (None, None))
     sources = Counter(x['source'] for x in r.recordings.values())
     source = the_only(set(sources), 'mixed')
+    if source == 'simulated': request = request | dict(source=None)     # what was asked for decided nothing, and no file of a simulated set says otherwise
     velocities, frame_s = (the_only({a[k] for a in r.axes}) for k in (0, 1))
     d = dict(format=FORMAT, source=source, simulated=source == 'simulated', created_by=f'vaetag_nb {__version__}', sources=dict(sorted(sources.items())),
              seed=None, spread=None, users=len({k[0] for k in r.recordings}), recordings=len(r.recordings), windows=len(r.windows),
@@ -185,9 +186,21 @@ def _there(out, request, overwrite)->dict|None:
     if (old := set_in(out)) is None:
         if (Path(out)/'dataset.json').is_file(): raise VaetagError(f'{out}: holds files that are no radar data set; name another folder')
         return None
+    if old['simulated'] and old.get('request', {}).get('source', '') is None: request = request | dict(source=None)
     if not (first := first_difference(old.get('request') or {}, request)): return old
     if overwrite: return None
     raise another_set(out, old, hash_json(request), first)
+
+def draw_previews(out, d, colormap):
+    "Pictures of a set's arrays, for looking; what is there in these colours is kept."
+    out, rows = Path(out), pd.read_csv(Path(out)/'manifest.csv', dtype=str, keep_default_na=False)
+    parameters = to_json(dict(radar=d['radar'], stft=d['stft']), None)
+    for w in rows.itertuples():
+        folder, _, name = w.file.removesuffix('.npy').partition('/')
+        path = out/'preview'/folder/f"{name.replace('/', '_')}.png"
+        if path.exists() and drawn_by(path) == colormap: continue
+        texts = dict(Source=w.source, Dataset=d['fingerprint'], User=w.user, Recording=w.recording, Parameters=parameters)
+        save_picture(path, np.load(out/w.file)/-d['value']['min'] + 1, colormap, texts)
 
 def convert_dataset(out, src,                # file or folder
                     source:str|None=None,    # of files that say nothing: measured, simulated, unknown; none: unknown
@@ -198,6 +211,7 @@ def convert_dataset(out, src,                # file or folder
                     )->dict:                 # counts, source, sources, skipped and failed {file: reason}, colour_distance, fingerprint, made, out
     "Make a data set of recordings of any kind; what is simulated stays so."
     c, src, out = Conversion(reading, source=source, **how).check(), Path(src), Path(out)
+    one_of('colormap', colormap, MAPS)
     root = root_of(src)
     files, left = ([src.name], {}) if src.is_file() else find_recordings(src, reading.kind)
     known = f'no file is of the kind {reading.kind}' if left and reading.kind != 'auto' else f"known endings: {', '.join(ENDINGS)}"
@@ -210,9 +224,10 @@ def convert_dataset(out, src,                # file or folder
     made = (d := _there(out, request, overwrite)) is None
     if made:
         with atomic_dir(out, ours='dataset.json') as tmp:
-            r = convert_all(tmp, root, files, c, colormap if png else None)
+            r = convert_all(tmp, root, files, c)
             r.skipped = left | r.skipped
             d = described_conversion(r, c, request)
             finish(tmp, d, users_of(r), list(r.recordings.values()), r.windows)
+    if png: draw_previews(out, d, colormap)
     told = 'users', 'recordings', 'windows', 'source', 'sources', 'skipped', 'failed', 'colour_distance', 'fingerprint'
     return {k: d[k] for k in told} | dict(made=made*d['recordings'], out=str(out))

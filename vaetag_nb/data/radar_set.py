@@ -22,7 +22,7 @@ from ..core.errors import UsageError, VaetagError, naming, one_of
 from ..core.io import append_jsonl, atomic_file, hash_json, read_json, read_jsonl, to_json, write_csv, write_json
 from ..core.progress import track
 from .colormap import MAPS, coloured
-from .echo import Radar, echo
+from .echo import MOST, Radar, echo
 from .spectrogram import Stft, doppler_axis, spectrogram
 from .walker import draw_recording, draw_walker
 
@@ -58,7 +58,8 @@ class SetPlan:
         need(0 <= self.spread < math.inf, f'--spread {self.spread:g}', '0 or more')
         need(0 <= self.aspect_deg <= 180, f'--aspect-deg {self.aspect_deg:g}', '0 to 180')
         need(-math.inf < self.snr_db[0] <= self.snr_db[1] < math.inf, '--snr-db {:g} {:g}'.format(*self.snr_db), 'the lower first')
-        need(0 < self.closest_m[0] <= self.closest_m[1] < math.inf, '--closest-m {:g} {:g}'.format(*self.closest_m), 'above 0, the lower first')
+        need(-MOST <= self.snr_db[0] and self.snr_db[1] <= MOST, '--snr-db {:g} {:g}'.format(*self.snr_db), f'within +-{MOST:g}')
+        need(0 < self.closest_m[0] <= self.closest_m[1] <= 1e6, '--closest-m {:g} {:g}'.format(*self.closest_m), 'above 0 and at most 1e6, the lower first')
         self.radar.check()
         M, hop, _ = self.stft.samples(self.radar.prf_hz)
         shortest = ((self.frames - 1)*hop + M)/self.radar.prf_hz

@@ -30,6 +30,10 @@ def with_axes(spec, velocity_mps=None, # of the first and the last row
     "A spectrogram with the axes that are known: the largest velocity first."
     db, v = spec.db, spec.velocity_mps
     if velocity_mps is not None: v = np.linspace(*velocity_mps, len(db))
+    for axis, n in ((v, len(db)), (spec.time_s, db.shape[1])):
+        if axis is None: continue
+        if np.shape(axis) != (n,) or not (np.diff(axis) > 0).all() and not (np.diff(axis) < 0).all():
+            raise VaetagError(f"{spec.meta.get('file', 'spectrogram')}: an axis of shape {np.shape(axis)} for {n} {'rows' if axis is v else 'frames'}: one number each, rising or falling")
     if v is not None and v[0] < v[-1]: db, v = db[::-1], v[::-1]
     if flip_doppler: db, v = db[::-1], None if v is None else -v[::-1]
     return Spectrogram(db, v, spec.time_s if frame_s is None else np.arange(db.shape[1])*float(frame_s), spec.floor_db, spec.meta)

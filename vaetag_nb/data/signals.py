@@ -9,10 +9,11 @@ __all__ = ['KNOWN_KEYS', 'NOTES', 'CONTAINERS', 'SIGNALS', 'load_array', 'as_com
 # %% ../../nbs/01_data/67_signals.ipynb #362c8101
 import wave
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 import numpy as np
 from scipy.signal import butter, sosfiltfilt
-from ..core.errors import UsageError, VaetagError, naming
+from ..core.errors import UsageError, VaetagError, naming, one_of
 from .echo import C, Recording
 from .spectrogram import check_samples
 
@@ -167,15 +168,21 @@ def signal(path, kind, # one of `SIGNALS`
     elif kind == 'glasgow': iq, says = read_glasgow(path)
     else: iq, says = load_array(path, key, dtype)
     if kind == 'iq': iq = as_complex(iq, path, real_signal)
-    given = says | {k: v for k, v in dict(prf_hz=prf_hz, fc_hz=fc_hz, bandwidth_hz=bandwidth_hz).items() if v is not None}
-    need = ('prf_hz', 'fc_hz') + ('bandwidth_hz',)*(kind == 'fmcw')
-    if lack := [k for k in need if k not in given]: raise UsageError(f"{path}: does not say {' and '.join(lack)}: give {' and '.join('--' + k.replace('_', '-') for k in lack)}")
-    if bad := next((k for k in need if not 0 < given[k] < np.inf), None): raise UsageError(f"{path}: {bad} {given[bad]:g}: above 0")
+    asked = {k: v for k, v in dict(prf_hz=prf_hz, fc_hz=fc_hz, bandwidth_hz=bandwidth_hz).items() if v is not None}
+    given = says | asked
     swept = kind in ('fmcw', 'glasgow')
+    need = ('prf_hz', 'fc_hz') + ('bandwidth_hz',)*swept
+    if lack := [k for k in need if k not in given]: raise UsageError(f"{path}: does not say {' and '.join(lack)}: give {' and '.join('--' + k.replace('_', '-') for k in lack)}")
+    if bad := next((k for k in need if not _positive(given[k])), None): raise (UsageError if bad in asked else VaetagError)(f'{path}: {bad} {given[bad]}: a number above 0')
+    one_of('--combine', combine, ('magnitude', 'coherent'))
     check_samples(iq, path)
     meta = {k: v for k, v in says.items() if k in ('user', 'recording', 'source')} | dict(file=str(path), kind=kind, highpass_mps=highpass_mps)
     rec = highpass(Recording(range_bins(iq, path) if swept else iq, float(given['prf_hz']), float(given['fc_hz']), meta), highpass_mps)
     return _chosen_bins(rec, bins, combine, given['bandwidth_hz'], flip_doppler) if swept else replace(rec, iq=rec.iq.conj()) if flip_doppler else rec
+
+def _positive(v):
+    "Whether what a file or a flag says is a number above 0"
+    return isinstance(v, Real) and 0 < v < np.inf
 
 def _chosen_bins(rec, bins, combine, bandwidth_hz, flip):
     lo, hi = strongest(rec.iq) if bins is None else bins

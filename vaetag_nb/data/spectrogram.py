@@ -105,6 +105,8 @@ def spectrogram(x,                  # `Recording`; or complex samples (n,) or (r
         if prf_hz is None or fc_hz is None: raise UsageError('spectrogram: samples alone say neither PRF nor carrier: give prf_hz and fc_hz')
         x = Recording(np.asarray(x), prf_hz, fc_hz)
     what, bins = x.meta.get('file', 'recording'), np.atleast_2d(x.iq)
+    if bins.ndim > 2 or bins.dtype.kind not in 'iufc': raise UsageError(f'{what}: {bins.dtype} of shape {bins.shape}: samples are numbers, (n,) or (range bins, n)')
+    if not (0 < x.prf_hz < math.inf and 0 < x.fc_hz < math.inf): raise UsageError(f'{what}: PRF {x.prf_hz:g} Hz, carrier {x.fc_hz:g} Hz: above 0')
     window, hop, nfft = stft.samples(x.prf_hz)
     if bins.shape[-1] < window: raise VaetagError(f'{what}: {bins.shape[-1]} samples, fewer than the {window} of one window')
     check_samples(x.iq, what)

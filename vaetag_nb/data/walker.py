@@ -11,7 +11,7 @@ __all__ = ['FASTEST', 'LENGTHS', 'HIP_HEIGHT', 'SIDE', 'JOINTS', 'SEGMENTS', 'NO
 from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import PchipInterpolator
-from ..core.errors import UsageError
+from ..core.errors import UsageError, one_of
 from ..core.rng import fold, np_rng
 
 # %% ../../nbs/01_data/62_walker.ipynb #34a6bd91
@@ -34,8 +34,9 @@ class Gait:
 
 def gait_timing(height_m:float, speed_mps:float)->Gait:
     "Timing of a walk at `speed_mps` (above 0, at most 1.473 heights a second), after Boulic et al. 1990; `UsageError` outside."
+    if not 0 < height_m < np.inf: raise UsageError(f'height {height_m:g} m: above 0')
     length = .491*height_m
-    rv = speed_mps/length if height_m > 0 else 0.
+    rv = speed_mps/length
     if not 0 < rv <= FASTEST:
         raise UsageError(f'height {height_m:g} m at {speed_mps:g} m/s: rv = {rv:.3f}, legal is above 0 up to 3; the fastest legal speed is {FASTEST*length:.3f} m/s')
     cycle = 1.346/np.sqrt(rv)
@@ -57,8 +58,8 @@ class Walker:
     phase: float = 0.        # position in the cycle at time 0, [0, 1)
     def __post_init__(self):
         gait_timing(self.height_m, self.speed_mps)
-        for k in ('cadence', 'girth'):
-            if not 0 < getattr(self, k) < np.inf: raise UsageError(f'{k} {getattr(self, k):g}: above 0')
+        for k, v in vars(self).items():
+            if not abs(v) < np.inf or v <= 0 and k in ('cadence', 'girth'): raise UsageError(f"{k} {v:g}: {'above 0' if k in ('cadence', 'girth') else 'a finite number'}")
     @property
     def gait(self)->Gait:
         "Timing at average cadence."
@@ -118,6 +119,7 @@ def joint_angles(w:Walker,
                  side='right',   # the left side is half a cycle behind
                  )->dict:        # hip, knee, ankle, shoulder, elbow, thorax: degrees, in the shape of `phase`
     "Flexion of the joints of one side and torsion of the thorax, with the walker's personal factors."
+    one_of('side', side, ('right', 'left'))
     g, u = w.gait, np.asarray(phase, float)
     curves = {k: periodic_curve(*xy) for k, xy in curve_points(g).items()}
     thorax = curves.pop('thorax')(u)
