@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['THRESHOLDS', 'METRICS', 'check_thresholds', 'thresholds_for', 'drawn_metrics', 'paired', 'Comparison', 'measured',
-           'settings_of', 'compare', 'draw_comparison', 'write_comparison', 'compare_files']
+           'settings_of', 'compare', 'draw_comparison', 'write_comparison', 'reasons_in', 'compare_files']
 
 # %% ../nbs/08g_compare.ipynb #1dc4d39f
 from dataclasses import dataclass
@@ -202,10 +202,22 @@ def write_comparison(c:Comparison, folder)->list: # files
     return [folder/f'compare.{e}' for e in ('json', 'csv', 'md', 'png')]
 
 # %% ../nbs/08g_compare.ipynb #54e34c6a
+def _validation(d):
+    "Of a report on generated users: quality, identity, transfer, and what the training took"
+    free = ('batch_size', 'bootstrap', 'inception_weights', 'download', 'strict_targets', 'allow_same_classifier')    # what changes no figure
+    own = {f'{part}.{k}': v for part in ('identity', 'transfer') for k, v in d[part].items() if v is None or isinstance(v, (int, float))}
+    return dict(verdict=d['verdict']) | d['metrics'] | own | d.get('cost', {}), dict(kind='users', settings={k: v for k, v in d['settings'].items() if k not in free}, counts=d['counts'])
+
+def reasons_in(paths)->list: # texts
+    "Why figures are missing in result files."
+    found = {str(p): read_json(p) for p in paths}
+    return [f'{p}: {k}: {why}' for p, d in found.items() for k, why in ((d.get('reasons') or {}) | (d.get('cost_reasons') or {})).items()]
+
 def _result_file(path):
     "(metrics, settings) of one file"
     d = read_json(path)
     if isinstance(d, dict) and isinstance(d.get('metrics'), dict):
+        if 'verdict' in d: return _validation(d)
         free = ('metrics', 'per_class', 'bootstrap', 'vae', 'convention', 'dtype')   # what else was asked for, and the VAE that is under test
         return d['metrics'], dict(kind=d.get('kind'), settings={k: v for k, v in (d.get('settings') or {}).items() if k not in free}, counts=d.get('counts') or {})
     if isinstance(d, dict) and isinstance(d.get('A2B'), dict) and isinstance(d.get('B2A'), dict):      # of eval translation

@@ -180,7 +180,11 @@ def to_folder(self:Generator, out, users=None, per_user=1, start=0, seed=0, item
                 with atomic_file(out/name(w), 'wb') as f: f.write(encoded(y, format, dict(Source=told['source'], Generated='true', User=w.user, K=w.k, **{k.capitalize(): v for k, v in made.items() if v is not None})))
                 append_jsonl(out/'manifest.jsonl', line)
             bar.update(len(part))
-    if format != 'npy': save_grid(out, [name(w) for w in items], len(items)//len({w.folder for w in items}))
+    if format != 'npy':   # as many of each as of the one that has fewest
+        rows = {}
+        for w in items: rows.setdefault(w.folder, []).append(name(w))
+        n = min(map(len, rows.values()))
+        save_grid(out, [f for r in rows.values() for f in r[:n]], n)
     return dict(out=str(out), made=len(todo), kept=len(items) - len(todo), network_calls=calls, source=told['source'], users=len({w.user for w in items}))
 
 def save_grid(out, names, columns:int, most=1000):

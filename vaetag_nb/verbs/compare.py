@@ -35,13 +35,14 @@ class EvalCompare(FromData):
     force: bool = False             # show result files beside each other though their settings differ
     seed: int = 0                   # of the draws
     def __call__(self):
-        from vaetag_nb.compare import compare, compare_files, settings_of, write_comparison
+        from vaetag_nb.compare import compare, compare_files, reasons_in, settings_of, write_comparison
         if len(self.models) < 2: raise UsageError('eval compare: give at least two models, or two result files')
         if self.truth is None:
             if any(p.suffix != '.json' for p in self.models): raise UsageError('--truth: give the labelled pictures; without it only result files (JSON) are compared')
             t, odd = compare_files(self.models, self.force)
             heads = [f'{k}: {", ".join(f"{n} {v!r}" for n, v in d.items())}' for k, d in odd.items()]
-            return Outcome(dict(table={k: [None if v != v else v for v in c] for k, c in t.to_dict('list').items()}, differing=odd), '\n'.join([*heads, t.to_string(index=False, na_rep='')]))
+            why = reasons_in(self.models)
+            return Outcome(dict(table={k: [None if v != v else v for v in c] for k, c in t.to_dict('list').items()}, differing=odd, reasons=why), '\n'.join([*heads, t.astype(object).where(t.notna(), 'N/A').to_string(index=False), *why]))
         from vaetag_nb.contenders import contenders
         from vaetag_nb.core.io import check_folder
         from vaetag_nb.eval.resample import check_numbers

@@ -19,12 +19,19 @@ class JudgeGeneration:
     ref: Path                    # folder of the real users
     identity: Path               # run or model folder of the judge, see `train identity`
     split: Path|None = None      # split.json; none: the judge's own
+    users: tuple[str, ...] = ()  # whom; none: all that the judge knows
+    run: Path|None = None        # run folder of `train diffusion`: its training must have been stable; also for what it took
+    strict_targets: bool = False # require what the original system set out to reach: accuracy > .8, FID < 50, IS > 2, VAE PSNR > 25 dB
     tstr_steps: int = 300        # of the classifiers that learn from generated pictures
     k: int = 5                   # neighbours of precision and recall
-    per_user: int|None = None    # pictures of each user, where a model is given; none: as many as the fullest user's test pictures, at least 10
+    bootstrap: int = 1000        # draws for intervals; 0: none
+    per_user: int|None = None    # pictures of each user, where a model is given; none: as many as the user's test pictures, at least 10
     guidance: float|None = None  # where a model is given; none: the model's
     seed: int = 0
     allow_same_classifier: bool = False # the judge also guided the sampling
+    allow_generated: bool = False # the folder of real users may be marked as generated
+    inception_weights: str|None = None # file of the network behind FID, or a folder that holds it
+    download: bool = False       # fetch it if it is missing
     batch_size: int = 64         # pictures computed at once
     out: Path|None = None        # folder for report.json, report.md, report.html and figures
     overwrite: bool = False      # replace another report in --out
@@ -32,29 +39,34 @@ class JudgeGeneration:
 
     def drawn(self, device)->Path:
         "The folder of generated pictures"
-        from vaetag_nb.generate import load_generator
+        from vaetag_nb.generate import load_generator, wanted_users
         from vaetag_nb.models.diffusion_folder import is_diffusion
         if not is_diffusion(self.gen): return self.gen
         if self.out is None: raise UsageError(f'--out: is where the pictures of {self.gen} go; name a folder')
         g = load_generator(self.gen, device=device)
-        per = self.per_user or max(10, *_test_pictures(self.ref, self.split, g.m.split))
-        g.to_folder(self.out/'generated', per_user=per, seed=self.seed, guidance=self.guidance)
+        known = [str(u) for u in g.m.users.ids]
+        some = [u for u in known if not self.users or u in self.users]
+        g.m.users.index(self.users)     # an unknown one is an error
+        per = {u: self.per_user or 10 for u in some} if self.per_user else {u: max(10, n) for u, n in _test_pictures(self.ref, self.split, g.m.split, self.allow_generated).items()}
+        g.to_folder(self.out/'generated', items=[w for u in some for w in wanted_users(g.m, [u], per.get(u, 10))], seed=self.seed, guidance=self.guidance)
         return self.out/'generated'
 
     def __call__(self):
+        from vaetag_nb.judging import ValidationSettings
+        from vaetag_nb.models.diffusion_folder import is_diffusion
         from vaetag_nb.sources import pick_device
-        from vaetag_nb.validate import ValidationSettings, validate_generation
+        from vaetag_nb.validate import validate_generation
         device = pick_device(self.device)
-        o = ValidationSettings(self.tstr_steps, self.k, self.seed, self.allow_same_classifier, self.batch_size)
+        o = ValidationSettings(**{k: getattr(self, k) for k in ValidationSettings.__dataclass_fields__})
         o.check()
-        v = validate_generation(self.drawn(device), self.ref, self.identity, self.split, self.out, o, device, self.overwrite)
+        v = validate_generation(self.drawn(device), self.ref, self.identity, self.split, self.out, o, device, self.overwrite, self.run, self.gen if is_diffusion(self.gen) else None)
         return Outcome(v.to_dict(), f'{v}' + (f'\n\nreport: {self.out/"report.html"}' if self.out else ''), int(not v.passed))
 
-def _test_pictures(ref, path, own)->list:
+def _test_pictures(ref, path, own, allow_generated)->dict:
     "How many test pictures each user has"
     from vaetag_nb.data.users import UserSplit, read_users
     split = UserSplit.read(path) if path else own
-    if split is None: return [10]
-    d = read_users(ref)
+    if split is None: return {}
+    d = read_users(ref, allow_generated=allow_generated)
     test = d.sides_of(split) == 'test'
-    return [int(((d.user == u) & test).sum()) for u in range(len(d.users))]
+    return {str(u): int(((d.user == n) & test).sum()) for n, u in enumerate(d.users.ids)}
