@@ -138,11 +138,9 @@ def _distances(f, g, real, test, drawn, seed):
         v, base = frechet_distance(g.e, test.e), frechet_distance(real.e, test.e)
         d = Drawn(g, test, 200, seed) if drawn else None
         each = np.array([(frechet_distance(g.e[i], test.e[j]), frechet_distance(real.e[i], test.e[j])) for i, j in (d.rows() if d else [])]).reshape(-1, 2)
-        low, high = np.quantile(each, [.025, .975], axis=0) if len(each) else (np.full(2, np.nan), np.full(2, np.nan))
-        mirror = lambda v, k: [max(0., float(2*v - high[k])), max(0., float(2*v - low[k]))] if len(each) else None
-        ratios = np.quantile(each[:, 0]/np.maximum(each[:, 1], 1e-12), [.975, .025]) if len(each) else None
-        f.put('fd_own', v, mirror(v, 0)); f.put('fd_own_real', base, mirror(base, 1))
-        return (v/base, [float((v/base)**2/r) for r in ratios] if ratios is not None and v > 0 else None) if base > 0 else (None, None)
+        each = each*np.array([v, base])/np.maximum(each.mean(0), 1e-12) if len(each) else each
+        f.put('fd_own', v, interval(each[:, 0])); f.put('fd_own_real', base, interval(each[:, 1]))
+        return (v/base, interval(each[:, 0]/np.maximum(each[:, 1], 1e-12))) if base > 0 else (None, None)
     try: ratio, within, why = *fd(), 'as many real training pictures have the distance 0'
     except Unavailable as e: ratio, within, why = None, None, str(e); f.put('fd_own', None, why=why); f.put('fd_own_real', None, why=why)
     try: f.real['fd_own'] = fd_floor(test.e, seed)[0]
