@@ -180,14 +180,14 @@ def to_folder(self:Generator, out, users=None, per_user=1, start=0, seed=0, item
                 with atomic_file(out/name(w), 'wb') as f: f.write(encoded(y, format, dict(Source=told['source'], Generated='true', User=w.user, K=w.k, **{k.capitalize(): v for k, v in made.items() if v is not None})))
                 append_jsonl(out/'manifest.jsonl', line)
             bar.update(len(part))
-    if format != 'npy':   # as many of each as of the one that has fewest
-        rows = {}
-        for w in items: rows.setdefault(w.folder, []).append(name(w))
-        n = min(map(len, rows.values()))
-        save_grid(out, [f for r in rows.values() for f in r[:n]], n)
+    if format != 'npy': save_grid(out, [name(w) for w in items])
     return dict(out=str(out), made=len(todo), kept=len(items) - len(todo), network_calls=calls, source=told['source'], users=len({w.user for w in items}))
 
-def save_grid(out, names, columns:int, most=1000):
-    "Write `grid.png` of the first pictures: a row for each user."
-    ims = [np.asarray(Image.open(Path(out)/n).convert('RGB')).transpose(2, 0, 1) for n in names[:most]]
-    with atomic_file(Path(out)/'grid.png', 'wb') as f: users_grid(np.stack(ims), columns).save(f, 'PNG')
+# %% ../nbs/08t_generate.ipynb #d6a93878
+def save_grid(out, names, most=1000):
+    "Write `grid.png` of the first pictures: a row for each user, all rows as long as the shortest."
+    rows = {}
+    for n in names: rows.setdefault(n.split('/')[0], []).append(n)
+    n = min(map(len, rows.values()))
+    ims = [np.asarray(Image.open(Path(out)/f).convert('RGB')).transpose(2, 0, 1) for f in [f for r in rows.values() for f in r[:n]][:most]]
+    with atomic_file(Path(out)/'grid.png', 'wb') as f: users_grid(np.stack(ims), n).save(f, 'PNG')

@@ -159,6 +159,7 @@ def _coverage(f, gen, real, test, drawn, k):
     over = lambda n: (None, None) if f.real[n] == 0 else (f.metrics[n]/f.real[n], None if n not in f.intervals else [x/f.real[n] for x in f.intervals[n]])
     return [at_least(f'coverage.{n}', (v := over(n))[0], bar, 1., reason='' if v[0] is not None else 'the real baseline is 0', interval=v[1]) for n, bar in (('precision', .7), ('recall', .5))]
 
+# %% ../../nbs/07_eval/18a_criteria.ipynb #adf835cb
 def distribution_criteria(gen:Seen, train:Seen, test:Seen, k=5, seed=0, drawn=None)->tuple: # of `Criterion`; `Figures`; `drawn`: `Drawn`
     "Distance, precision and recall, diversity, copies; the figures beside them."
     f, (g, real) = Figures(), matched(gen, train, seed)
