@@ -48,7 +48,7 @@ def home(tmp_path_factory):
 def judge(home, gen, *args): return shell('eval', 'generation', '--gen', str(home/gen), '--ref', str(home/'real'), '--identity', str(home/'judge'), *args)
 
 def test_held_out_real_pictures_pass(home):
-    status, out, err = judge(home, 'heldout', '--tstr-steps', '30', '--bootstrap', '100', '--out', str(home/'report'), '--json')
+    status, out, err = judge(home, 'heldout', '--tstr-steps', '50', '--bootstrap', '100', '--out', str(home/'report'), '--json')
     d = json.loads(out)
     assert status == 0 and d['verdict'] == 'PASS', ([c for c in d['criteria'] if not c['pass']], err)
     assert all(c['pass'] and c['interval'] for c in d['criteria'] if c['required'])
@@ -110,5 +110,5 @@ def test_nobody_learns_from_generated_pictures_unaware(home, tmp_path):
 
 @pytest.mark.parametrize('kind', ['contrastive', 'triplet'])
 def test_the_other_losses_learn_as_well(home, tmp_path, kind):
-    run = train_identity(settings(home, tmp_path/kind, loss=dict(kind=kind), steps=30))
+    run = train_identity(settings(home, tmp_path/kind, loss=dict(kind=kind), steps=50))
     assert run.metrics['test_accuracy'] > .8 and run.metrics['test_auc'] > .7 and {'baseline_majority', 'baseline_nearest_mean', 'baseline_untrained'} <= run.metrics.keys()
