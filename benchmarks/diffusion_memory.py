@@ -9,7 +9,7 @@ accumulation adds nothing to the peak. Measured is the largest size of the proce
 import argparse, dataclasses as dc, json, subprocess, sys, time
 import psutil, torch
 from vaetag_nb.trainers.diffusion_settings import diffusion_config
-from vaetag_nb.trainers.dry_run import ANYBODY, blank_sides, diffusion_on_trial, first_codec, first_vae, plan_diffusion, users_planned, vae_on_trial
+from vaetag_nb.trainers.dry_run import blank_sides, diffusion_on_trial, first_codec, first_vae, plan_diffusion, users_planned, vae_on_trial
 from vaetag_nb.trainers.memory import peak_memory
 
 PRESETS, STAGES = ('tiny', 'standard', 'memory', 'quality'), ('vae', 'unet')

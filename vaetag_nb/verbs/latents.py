@@ -128,15 +128,22 @@ def _check_files(path):
 @dataclass(kw_only=True)
 class LatentsCheck:
     "Whether a latent store is whole and fresh, latent files can be used, or what a VAE is and whether it reconstructs; exit status 1 if not."
-    src: named(str, 'SRC')     # folder of a store, or of latents (.pt, .npy, .safetensors); or VAE folder or file, `embedded`, `hub:owner/name`
+    src: named(tuple[str, ...], 'SRC [OTHER]') # folder of a store, or of latents (.pt, .npy, .safetensors); or VAE folder or file, `embedded`, `hub:owner/name`, model or run folder; OTHER: a VAE to compare with
     images: tuple[Path, ...] = ()  # pictures (or folders of them) for a VAE; none: a fixed scene
+    data: Path|None = None     # folder of pictures or of users that a VAE has to give back: PSNR of each, SSIM, LPIPS, spread of the latents, vae_reconstruction.png
+    num: int = 64              # data: pictures at most
+    split: Path|None = None    # data: split.json of the VAE's training, where its folder does not say
+    layout: Literal['auto', 'folders', 'folders-any', 'plain'] = 'auto' # data: folders of users (ID_3, 3), of any names, or just pictures
+    out: Path = Path('.')      # data: folder of the pictures that are written
     config: str|None = None    # settings over those found in a VAE, JSON file
     family: str|None = None    # sd15, sdxl, sd3, flux, flux2, qwen, wan, dcae, tiny
     min_psnr: float = 20.      # of a VAE's reconstructions, dB: the limit of the verdict
-    side: int = 256            # of the squares that pictures become, pixels
+    side: int|None = None      # of the squares that pictures become, pixels; none: the model's, else 256
     device: str|None = None    # for a VAE: cpu, cuda; none: the best there is
     def __call__(self):
-        p = Path(self.src)
+        if len(self.src) > 2 or len(self.src) == 2 and self.data is None: raise UsageError(f'{" ".join(self.src)}: two VAEs at most, which are compared on the pictures of --data')
+        if self.data is not None: return self.on_data()
+        p = Path(self.src[0])
         if p.is_dir() and ((p/'meta.json').exists() or any(p.glob('shard-*.safetensors'))): return _check_store(p)
         from vaetag_nb.latents.files import may_hold_latents
         if may_hold_latents(p): return _check_files(p)
@@ -144,11 +151,26 @@ class LatentsCheck:
         from vaetag_nb.latents.check import check_vae
         from vaetag_nb.sources import pick_device
         _no_dump(p)
-        if self.side < 8: raise UsageError(f'--side {self.side}: give at least 8 pixels')
+        if self.side is not None and self.side < 8: raise UsageError(f'--side {self.side}: give at least 8 pixels')
         images = [q for i in self.images for q in (list_images(i) if i.is_dir() else [i])]
         if self.images and not images: raise VaetagError(f'{self.images[0]}: holds no pictures')
-        c = check_vae(self.src, images, self.config, self.family, self.min_psnr, self.side, pick_device(self.device))
+        c = check_vae(self.src[0], images, self.config, self.family, self.min_psnr, self.side or 256, pick_device(self.device))
         return Outcome(c.to_dict(), str(c), int(not c.ok))
+    def on_data(self):
+        "VAEs on the pictures of a folder"
+        from vaetag_nb import vae_check as v
+        from vaetag_nb.recon import lpips_or_reason
+        from vaetag_nb.sources import pick_device
+        if self.images: raise UsageError('--images and --data: give one of them')
+        if self.num < 1: raise UsageError(f'--num {self.num}: give at least 1')
+        for s in self.src: _no_dump(s)
+        device = pick_device(self.device)
+        net, why = lpips_or_reason(device=device)
+        ms = [v.measure_vae(v.subject(s, self.config, self.family, device, self.split), self.data, self.num, self.side, self.layout, net or why) for s in self.src]
+        fs, files = [v.findings(m, self.min_psnr) for m in ms], [v.write_grid(ms[0], self.out)] if len(ms) == 1 else v.write_pairs(*ms, self.out)
+        figures = [m.figures | dict(name=m.subject.name, ok=f.ok, psnr=dict(zip(m.table.id, m.table.psnr)), failed=m.failed, checks=f.to_dict()['checks']) for m, f in zip(ms, fs)]
+        each = ms[0].table.round(3).sort_values('psnr').to_string(index=False) if len(ms) == 1 else v.compared(*ms).to_string()
+        return Outcome(dict(figures[0] if len(ms) == 1 else dict(vaes=figures), files=files), '\n'.join([each, '', *map(str, fs), *files]), int(not all(f.ok for f in fs)))
 
 # %% ../../nbs/11_verbs/20_latents.ipynb #c4cb17dd
 @verb('latents recon')
