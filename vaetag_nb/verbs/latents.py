@@ -154,7 +154,9 @@ class LatentsCheck:
         if self.side is not None and self.side < 8: raise UsageError(f'--side {self.side}: give at least 8 pixels')
         images = [q for i in self.images for q in (list_images(i) if i.is_dir() else [i])]
         if self.images and not images: raise VaetagError(f'{self.images[0]}: holds no pictures')
-        c = check_vae(self.src[0], images, self.config, self.family, self.min_psnr, self.side or 256, pick_device(self.device))
+        from vaetag_nb.models.diffusion_folder import is_diffusion
+        from vaetag_nb.models.folder import best_of
+        c = check_vae(str(best_of(p)/'vae') if is_diffusion(p) else self.src[0], images, self.config, self.family, self.min_psnr, self.side or 256, pick_device(self.device))
         return Outcome(c.to_dict(), str(c), int(not c.ok))
     def on_data(self):
         "VAEs on the pictures of a folder"
