@@ -110,7 +110,7 @@ class LatentsInfo:
             d = Codec.load(self.src, self.config, self.family).info()
         return Outcome(d, aligned({k: [round(x, 4) for x in v] if k in ('mean', 'std', 'min', 'max') and v else v for k, v in d.items()}))
 
-# %% ../../nbs/11_verbs/20_latents.ipynb #b204fa83
+# %% ../../nbs/11_verbs/20_latents.ipynb #e8e0dd9a
 def _check_store(folder):
     from vaetag_nb.latents.store import LatentStore
     with LatentStore.open(folder) as s: n, problems = len(s), s.check()
@@ -124,6 +124,7 @@ def _check_files(path):
     bad = sort_out(root, files)[1]
     return Outcome(dict(latents=len(files), problems=bad), '\n'.join([*(f'{f}: {why}' for f, why in list(bad.items())[:20]), f'{path}: {len(files)} latent files, {len(bad)} bad']), int(bool(bad)))
 
+# %% ../../nbs/11_verbs/20_latents.ipynb #b204fa83
 @verb('latents check')
 @dataclass(kw_only=True)
 class LatentsCheck:
