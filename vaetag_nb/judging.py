@@ -24,7 +24,7 @@ from .eval.weights import Unavailable
 from .models.identity import Identity, identity_net
 from .trainers.engine import Trainer
 from .trainers.identity import IdentityConfig, IdentityTask
-from .trainers.identity_data import held, looked_at
+from .trainers.identity_data import has_axis, held, looked_at
 
 # %% ../nbs/08tb_judging.ipynb #1ee3fdbe
 @dataclass
@@ -99,11 +99,11 @@ def sides_of(gen, ref, judge:Identity, split:UserSplit|None, device, o:Validatio
     return Sides(h, seen, real, made, only, rates, Drawn(seen['gen'], seen['test'], o.bootstrap, o.seed) if o.bootstrap else None)
 
 # %% ../nbs/08tb_judging.ipynb #21fa27c0
-def fresh_right(parts:list, test:dict, judge:Identity, o:ValidationSettings, device)->np.ndarray: # `parts`: sets of pictures to learn from; bool (n,)
+def fresh_right(parts:list, test:dict, judge:Identity, o:ValidationSettings, device, roll=False)->np.ndarray: # `parts`: sets of pictures to learn from; `roll`: see `IdentityConfig`; bool (n,)
     "Which real test pictures a classifier recognises that is trained on some pictures."
     both = {k: torch.cat([p[k] for p in parts]) for k in ('x', 'user')}
     both |= dict(recording=np.concatenate([[f'{i}/{r}' for r in p['recording']] for i, p in enumerate(parts)]), name=sum((list(p['name']) for p in parts), []))
-    cfg = IdentityConfig(resolution=judge.resolution, backbone=judge.net.args['backbone'], dim=judge.net.args['dim'], steps=o.tstr_steps, seed=o.seed)
+    cfg = IdentityConfig(resolution=judge.resolution, backbone=judge.net.args['backbone'], dim=judge.net.args['dim'], steps=o.tstr_steps, seed=o.seed, roll=roll)
     task = IdentityTask(identity_net(o.seed, **judge.net.args), both, test, cfg)
     task.validate = lambda trainer: {}
     task.select = None
@@ -122,7 +122,7 @@ def transfer(s:Sides, judge, o, device)->tuple: # `Criterion`, {figure: value}
     say('train on synthetic, test on real: three classifiers')
     g, r, t = s.held['gen'], s.held['train'], s.held['test']
     rest = [_some(r, np.flatnonzero(~np.isin(r['user'].numpy(), s.only)))] if len(s.only) < len(judge.users) else []
-    right = {k: fresh_right(parts, t, judge, o, device) for k, parts in (('tstr', [g, *rest]), ('trtr_short', [r]), ('real_plus_generated', [r, g]))}
+    right = {k: fresh_right(parts, t, judge, o, device, has_axis(s.real)) for k, parts in (('tstr', [g, *rest]), ('trtr_short', [r]), ('real_plus_generated', [r, g]))}
     figures |= {k: float(v.mean()) for k, v in right.items()}
     figures['gain'] = figures['real_plus_generated'] - figures['trtr_short']
     within = Drawn.mean(s.drawn and s.drawn.test, right['tstr'])
@@ -133,7 +133,7 @@ MOTION = ('mean_velocity', 'envelope95', 'step_rate', 'bandwidth')
 
 def has_motion(real:UserData, judge:Identity)->bool:
     "Whether the pictures are spectrograms with a velocity axis, grey."
-    return real.about.get('format', '').startswith('vaetag-radar') and judge.net.args['channels'] == 1 and bool(real.about['array'].get('velocity_mps'))
+    return has_axis(real) and judge.net.args['channels'] == 1
 
 def as_spectrogram(p, about:dict)->Spectrogram: # `p`: uint8 (H, W)
     "A picture of a radar data set in decibels again."

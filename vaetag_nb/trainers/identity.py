@@ -26,7 +26,7 @@ from ..models.identity import Identity, identity_net, load_identity, save_identi
 from ..models.noise import NoiseSchedule
 from .checkpoint import RunFolder
 from .engine import Trainer
-from .identity_data import held, hold_out, judge_baselines, looked_at, made_by_models, sides_held, strangers_of, without
+from .identity_data import has_axis, held, hold_out, judge_baselines, looked_at, made_by_models, rolled, sides_held, strangers_of, without
 from .memory import Costs
 from .optim import cosine
 from .plan import Chunks
@@ -59,6 +59,7 @@ class IdentityConfig:
     backbone: str = 'resnet18'   # any network of timm, from random weights
     dim: int = 128               # of the embedding
     augment: Augment = field(default_factory=lambda: Augment())
+    roll: bool|None = None       # pictures are shifted along the columns, round the edge: where a window begins says nothing of who walks; none: spectrograms of `data radar` are
     loss: IdentityLoss = field(default_factory=IdentityLoss)
     users: int = 8               # users in a batch
     per_user: int = 4            # pictures of each, of different recordings
@@ -83,6 +84,7 @@ class IdentityConfig:
         if not 0 <= self.holdout_users < 1: raise UsageError(f'holdout_users: {self.holdout_users} is not in [0, 1)')
         if self.space == 'latents' and not self.diffusion: raise UsageError('diffusion: not given; space: latents needs the run folder of the diffusion model whose latents are looked at')
         if self.space == 'pixels' and (self.diffusion or self.noise_aware): raise UsageError('space: pixels: diffusion and noise_aware are for space: latents')
+        if self.roll and self.space == 'latents': raise UsageError('roll: is for space: pixels')
         self.augment.check()
 
 # %% ../../nbs/06_trainers/99_identity.ipynb #80944390
@@ -113,7 +115,7 @@ class IdentityTask(Task):
                  cfg:IdentityConfig,
                  noise:NoiseSchedule|None=None): # of noise_aware
         super().__init__()
-        self.net, self.cfg, self.val, self.noise = net, cfg, val, noise
+        self.net, self.cfg, self.val, self.noise, self.roll = net, cfg, val, noise, bool(cfg.roll)
         self.source = TensorSource(dict(x=train['x'], user=train['user']), train['name'])
         self.plan = identity_plan(train['user'].numpy(), train['recording'], cfg.users, cfg.per_user, cfg.seed)
         self.triplets = SemanticTerm('triplet', .2) if cfg.loss.kind == 'triplet' else None
@@ -127,7 +129,9 @@ class IdentityTask(Task):
     def seen(self, batch, ctx)->tuple: # what the network is shown; times, or `None`
         "Augmented pictures, or draws of latents with noise on half of them."
         x = batch['x']
-        if self.cfg.space == 'pixels': return self.cfg.augment(to_float(x), ctx.seed, ctx.step, range(len(x))), None
+        if self.cfg.space == 'pixels':
+            x = self.cfg.augment(to_float(x), ctx.seed, ctx.step, range(len(x)))
+            return rolled(x, torch_rng(ctx.seed, 'roll', ctx.step, ctx.micro, ctx.rank)) if self.roll else x, None
         x = x.float()
         if not self.cfg.noise_aware: return x, None
         g = torch_rng(self.cfg.seed, 'identity noise', ctx.step, ctx.micro, ctx.rank)
@@ -174,7 +178,7 @@ def identity_task(cfg:IdentityConfig, p=None)->tuple: # `cfg`: checked; the task
     task = IdentityTask(net, sides['train'], sides['val'], cfg, noise)
     made = made_by_models(cfg.data.folders, users.users)
     task.about = Identity(net, known, cfg.resolution, split=split, latents_of=latents_of, noise=noise and noise.to_dict(), data=dict(source=users.source, fingerprint=users.fingerprint) | (dict(generated=made) if made else {}))
-    task.data_id = users.fingerprint
+    task.data_id, task.roll = users.fingerprint, has_axis(users) if cfg.roll is None else cfg.roll
     return task, sides, users
 
 def identity_trainer(cfg:IdentityConfig, task:IdentityTask, **more)->Trainer: # `more`: instead of what `cfg` says
