@@ -175,14 +175,28 @@ class DataValidate:
     fix: bool = False                           # write NAME.cleaned.json beside the source
     phash: Annotated[bool, FlagCreatePairsOff] = False # store perceptual hashes beside the data: data split then keeps look-alikes together
     keep_empty: bool = False                    # pictures without labels are meant to be there
+    max_bad: float = 0.                         # --layout folders: share of unreadable pictures that is no fault
+    num_users: int|None = None                  # --layout folders: how many users there must be
+    recording_pattern: str|None = None          # --layout folders: regular expression with a group `recording` on paths below DATA
+    allow_generated: bool = False               # --layout folders: also pictures that a model made
     def __call__(self):
         from vaetag_nb.data.audit import faults, validate
         given = [d for d in (self.data, self.json_path) if d is not None]
         if len(given) != 1: raise UsageError(f'data validate: name one data set, by itself or with --json-path; {len(given)} are given')
+        if self.layout.startswith('folders') and not (self.phash or self.fix): return self.of_users(given[0])
         s = validate(given[0], self.tags_csv_path, self.output_dir, self.layout, self.image_root, self.fix, self.keep_empty, hashes=self.phash)
         wrong = faults(s, self.keep_empty)
         short = {k: v for k, v in s.items() if not isinstance(v, list)}
         return Outcome(s, f'{aligned(short)}\n\n' + (f"found wrong: {', '.join(wrong)}; details in {self.output_dir}" if wrong else 'nothing wrong'), int(bool(wrong)))
+    def of_users(self, data):
+        "Class folders: users, recordings, sizes, modes, what is left out"
+        from vaetag_nb.core.io import check_folder, write_json
+        from vaetag_nb.data.user_report import user_report
+        if self.output_dir is not None: check_folder(self.output_dir)
+        r = user_report(data, self.layout, self.recording_pattern, self.allow_generated, self.num_users)
+        if self.output_dir is not None: write_json(self.output_dir/'users_report.json', r.to_dict())
+        bad = r.wrong(self.max_bad)
+        return Outcome(r.to_dict() | dict(ok=not bad), f'{r}\n\n' + (f'found wrong: {r.unreadable} of {r.found} pictures cannot be read, more than a share of {self.max_bad:g} (--max-bad)' if bad else 'nothing wrong'), int(bad))
 
 # %% ../../nbs/11_verbs/10_data.ipynb #56fab0ce
 def _pairs(df): return df.head(10).round(3).to_string(index=False) if len(df) else 'none'
@@ -198,12 +212,21 @@ class DataStats(FromData):
     def __call__(self):
         from vaetag_nb.data import split
         from vaetag_nb.data.audit import tag_stats, tags_per_picture
+        if self.layout.startswith('folders') and not (self.tags or self.split): return self.of_users()
         t = self.read(self.data)
         if self.split is not None: t = split.apply(t, split.Split.read(self.split))
         s = tag_stats(t, self.rare)
         if self.out is not None: s.write(self.out)
         return Outcome(s.to_dict(), f'{s.parts.round(2).to_string(index=False)}\n\n{s.tags.head(20).round(3).to_string(index=False)}\n\ntags that come together\n{_pairs(s.pairs)}\n\n'
                                     f'{tags_per_picture(s.per_image)}')
+    def of_users(self):
+        "Class folders: users, recordings, sizes, modes"
+        from vaetag_nb.core.io import check_folder, write_csv
+        from vaetag_nb.data.user_report import user_report
+        if self.out is not None: check_folder(self.out)
+        r = user_report(self.data, self.layout, decode=False)
+        if self.out is not None: write_csv(self.out/'users.csv', r.table)
+        return Outcome(r.to_dict(), str(r))
 
 # %% ../../nbs/11_verbs/10_data.ipynb #8b9ecc6b
 @verb('data resolutions')
