@@ -120,6 +120,17 @@ def test_what_is_wrong_is_one_line(home, straight, tmp_path):
         assert s == status and words in last, (args, s, err[-400:])
     assert not (tmp_path/'g').exists() and sorted(p.name for p in (tmp_path/'made').iterdir()) == ['ID_7', 'generation.json', 'grid.png', 'manifest.jsonl']
 
+def test_a_model_is_judged_by_its_run(home, straight, tmp_path):
+    s, out, err = shell('train', 'identity', '--data', str(home/'set'), '--split', str(straight/'split.json'), '--out', str(tmp_path/'judge'), '--resolution', '32', '--backbone', 'test_resnet', '--steps', '4', '--eval-every', '2 steps', '--device', 'cpu')
+    assert s == 0 and 'baseline_nearest_mean' in out, err
+    s, out, err = shell('eval', 'generation', '--gen', str(straight), '--ref', str(home/'set'), '--identity', str(tmp_path/'judge'), '--run', str(straight), '--tstr-steps', '1', '--bootstrap', '20', '--out', str(tmp_path/'r'), '--device', 'cpu', '--json')
+    d = read_json(tmp_path/'r/report.json')
+    assert s == 1 and d['verdict'] == 'FAIL' and d['counts']['n_gen'] == 30 and {c['id'] for c in d['criteria']} >= {'stability', 'tstr', 'target.psnr'}, err
+    assert d['cost']['train_seconds'] > 0 and d['cost']['peak_memory_mb'] > 0 and d['stability']['logged'] == 3 and next(c for c in d['criteria'] if c['id'] == 'target.psnr')['value'] > 0
+    assert len([*(tmp_path/'r/generated').glob('ID_*/*.png')]) == 30
+    s, out, err = shell('train', 'identity', '--data', str(home/'set'), '--out', str(tmp_path/'open'), '--holdout-users', '.5', '--resolution', '32')
+    assert s == 2 and 'at least 2 must be left' in err
+
 # --- slow --------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.slow

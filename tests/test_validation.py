@@ -108,6 +108,15 @@ def test_nobody_learns_from_generated_pictures_unaware(home, tmp_path):
     run = train_identity(settings(home, tmp_path/'x', steps=2, eval_every='2 steps', data=dict(folders=str(tmp_path/'made'), allow_generated=True)))
     assert load_identity(run.out).data['generated'] == [str(tmp_path/'made')]
 
+def test_users_who_cannot_be_learned_are_named(home, tmp_path):
+    shutil.copytree(home/'real', tmp_path/'few'); (tmp_path/'few/ID_7/r0').mkdir(parents=True); shutil.copy(home/'real/ID_1/r0/w0.png', tmp_path/'few/ID_7/r0')
+    s, out, err = shell('train', 'identity', '--data', str(tmp_path/'few'), '--out', str(tmp_path/'x'))
+    assert s == 1 and 'fewer than the 2 training pictures' in err and '7 (1)' in err
+    read_users(home/'real').split(.34, .34, unit='user').write(tmp_path/'strangers.json')
+    for verb, more in (('identity', []), ('diffusion', ['--preset', 'tiny'])):
+        s, out, err = shell('train', verb, *more, '--data', str(home/'real'), '--data.split', str(tmp_path/'strangers.json'), '--out', str(tmp_path/verb))
+        assert s == 1 and 'strangers.json: holds out whole users' in err and not (tmp_path/verb/'best').exists()
+
 @pytest.mark.parametrize('kind', ['contrastive', 'triplet'])
 def test_the_other_losses_learn_as_well(home, tmp_path, kind):
     run = train_identity(settings(home, tmp_path/kind, loss=dict(kind=kind), steps=50))

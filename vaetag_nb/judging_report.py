@@ -77,6 +77,7 @@ class Validation:
         "All tables of the report."
         r, i = self.result, self.identity
         figures = [dict(figure=k, value=_show(v), interval=_within(r.intervals.get(k)), real=_show(self.real.get(k)), remark=r.reasons.get(k, '')) for k, v in r.metrics.items()]
+        figures += [dict(figure=k, value='', interval='', real=_show(v), remark='two halves of the real test pictures') for k, v in self.real.items() if k == 'fd_own_floor']
         plain = lambda d: pd.DataFrame([dict(figure=k, value=_show(v)) for k, v in d.items() if v is None or isinstance(v, (int, float, str))])
         cost = [dict(figure=k, value=_show(v) or 'N/A', remark=self.cost_reasons.get(k, '')) for k, v in self.cost.items()]
         parts = {'Criteria': self.table, 'Figures': pd.DataFrame(figures), 'Identity': plain(i), 'The judge beside what costs nothing, on real test pictures': plain(i.get('baselines', {})), 'Per user': self.per_user.map(_show),
