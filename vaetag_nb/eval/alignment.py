@@ -23,7 +23,7 @@ def _crossed(p, z): return np.logaddexp(0, z) - p*z   # -(p ln q + (1-p) ln(1-q)
 
 class AlignmentMeter:
     "Gathers the figures of an aligner batch by batch."
-    SUMS = 'n', 'cos', 'norm_gap', 'norm_rel', 'cells', 'mse', 'loss', 'floor', 'tp', 'own', 'found'
+    SUMS = 'n', 'cos', 'norm_gap', 'norm_rel', 'norm_log', 'cells', 'mse', 'loss', 'floor', 'tp', 'own', 'found'
     def __init__(self, head,      # (weight (K, D), bias (K,)), a linear layer, or a function that gives logits
                  thresholds=.5):  # of the tagger: a number, or one for each tag
         self.head, self.thresholds = head_of(head), np.asarray(thresholds, np.float32)
@@ -44,7 +44,7 @@ class AlignmentMeter:
         p, q = _sigmoid(zp), _sigmoid(zq)
         a, b = (x.astype(np.float32) >= self.thresholds for x in (p, q))
         cos = np.where(nf > 0, (e*f).sum(1)/np.where(nf > 0, ne*nf, 1), 0.)
-        new = (len(e), cos.sum(), abs(ne - nf).sum(), (abs(ne - nf)/ne).sum(), p.size, ((q - p)**2).sum(), _crossed(p, zq).sum(),
+        new = (len(e), cos.sum(), abs(ne - nf).sum(), (abs(ne - nf)/ne).sum(), ((np.log(np.maximum(nf, 1e-12)) - np.log(ne))**2).sum(), p.size, ((q - p)**2).sum(), _crossed(p, zq).sum(),
                _crossed(p, zp).sum(), (a & b).sum(), a.sum(), b.sum())
         for k, v in zip(self.SUMS, new): self.sums[k] += float(v)
         return self
@@ -57,8 +57,8 @@ class AlignmentMeter:
     def compute(self)->dict: # n, and the figures; `None` without samples
         "The figures of all that was taken in."
         s = self.sums; n, cells, tags = s['n'], s['cells'], s['own'] + s['found']
-        keys = 'emb_cos', 'emb_norms', 'emb_norms_rel', 'pred_mse', 'loss', 'loss_floor', 'loss_excess', 'agreement_f1'
+        keys = 'emb_cos', 'emb_norms', 'emb_norms_rel', 'norm_log', 'pred_mse', 'loss', 'loss_floor', 'loss_excess', 'agreement_f1'
         if not n: return dict(n=0) | dict.fromkeys(keys)
         loss, floor = s['loss']/cells, s['floor']/cells
-        values = s['cos']/n, s['norm_gap']/n, s['norm_rel']/n, s['mse']/cells, loss, floor, loss - floor, 2*s['tp']/tags if tags else None
+        values = s['cos']/n, s['norm_gap']/n, s['norm_rel']/n, s['norm_log']/n, s['mse']/cells, loss, floor, loss - floor, 2*s['tp']/tags if tags else None
         return dict(n=int(n)) | dict(zip(keys, values))
