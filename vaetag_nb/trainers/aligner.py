@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'AlignerData', 'AlignerNet', 'AlignerLoss', 'AlignerOptim', 'AlignerEval', 'AlignerConfig', 'aligner_loss',
-           'along_input', 'head_function', 'meter_of', 'baseline_figures', 'figures_table', 'EmbeddingSource',
+           'along_input', 'head_function', 'meter_of', 'baseline_meters', 'figures_table', 'EmbeddingSource',
            'AlignerTask', 'SplitLogger', 'aligner_data', 'train_aligner']
 
 # %% ../../nbs/06_trainers/99b_aligner.ipynb #50a43071
@@ -133,7 +133,7 @@ def aligner_loss(head:LinearHead, e, out, # true and predicted embeddings (B, n)
     if direction: parts['direction'] = (1 - F.cosine_similarity(out, e)).mean()
     return sum(w*parts[k] for k, w in (('pred', pred), ('norm', norm), ('direction', direction)) if w), parts
 
-# %% ../../nbs/06_trainers/99b_aligner.ipynb #d8bb9333
+# %% ../../nbs/06_trainers/99b_aligner.ipynb #218d2f85
 def along_input(name:str, table)->bool:
     "Whether an architecture gives the true embedding times a number."
     return not table.has_inputs and name not in ('residual', 'simple') and aligner_class(name).__module__ == aligner_class('posnum').__module__
@@ -152,10 +152,10 @@ def meter_of(net, table, rows, head, cut, batch=1024)->AlignmentMeter:
         m.update(t['embs'], net(torch.from_numpy(t['inputs']).to(device)), table.names(at) if i + batch >= len(rows) else None)
     return m
 
-def baseline_figures(table, rows, ridge, mean, head, cut)->dict: # {name: figures}
-    "The figures of `identity`, `mean` and `ridge`."
+def baseline_meters(table, rows, ridge, mean, head, cut)->dict: # {name: `AlignmentMeter`}
+    "What `identity`, `mean` and `ridge` make of some rows."
     nets = {k: start_aligner(make_aligner(k, table.n), ridge, mean).to(head.b.device).eval() for k in ('identity', 'mean', 'ridge')}
-    return {k: meter_of(net, table, rows, head, cut).compute() for k, net in nets.items()}
+    return {k: meter_of(net, table, rows, head, cut) for k, net in nets.items()}
 
 def figures_table(by:dict)->str: # {name: figures}
     "Figures of several as aligned text."
@@ -223,7 +223,7 @@ class SplitLogger(JsonlLogger):
         rate = dict(lr=next(iter(t.parts.values())).opt.param_groups[0]['lr'])
         for s, own in splits.items(): super().write(t, kind, {k: v for k, v in rest.items() if s == 'train' or k in ('step', 'epoch', 'epochs', 'best')} | dict(split=s) | own | rate)
 
-# %% ../../nbs/06_trainers/99b_aligner.ipynb #d418756f
+# %% ../../nbs/06_trainers/99b_aligner.ipynb #33091bf2
 def aligner_data(cfg:AlignerConfig)->tuple: # table, training rows, test rows, head
     "What a configuration names."
     d = cfg.data
@@ -247,7 +247,7 @@ def train_aligner(cfg:AlignerConfig, resume='auto')->RunResult:
     if not any(q.requires_grad for q in net.parameters()): raise UsageError(f'model.name: {cfg.model.name} has nothing to learn; it is one of the baselines of every run')
     head = head.to(p.device)
     ridge, mean = fit_ridge(table, train, cfg.seed)
-    base = baseline_figures(table, test, ridge, mean, head, head.cut())
+    base = {k: m.compute() for k, m in baseline_meters(table, test, ridge, mean, head, head.cut()).items()}
     say(f'{table}; {len(train)} rows for training, {len(test)} for the test; ridge penalty {ridge.penalty:g}\n{figures_table(base)}')
     task = AlignerTask(start_aligner(net, ridge, mean), table, train, test, head, cfg, baselines=base)
     more = [SplitLogger(), *([TensorBoard()] if cfg.track == 'tensorboard' else [])]
