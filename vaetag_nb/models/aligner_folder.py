@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'PICKLES', 'Aligner', 'fill_aligner', 'save_aligner', 'classic_of', 'bare_state', 'read_options',
-           'from_checkpoint', 'load_aligner']
+           'from_checkpoint', 'is_aligner', 'load_aligner']
 
-# %% ../../nbs/05_models/94_aligner_folder.ipynb #4dfbe7c9
+# %% ../../nbs/05_models/94_aligner_folder.ipynb #29961c5e
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ import vaetag_nb
 from ..core.errors import UsageError, VaetagError
 from ..core.io import atomic_dir, atomic_file, load_pickle, load_tensors, read_json, save_tensors, write_json
 from .aligner import make_aligner, profile
-from .folder import FORMAT, best_of, load_state
+from .folder import FORMAT, best_of, kind_of, load_state
 
 # %% ../../nbs/05_models/94_aligner_folder.ipynb #b80d58ca
 FIGURES = 'emb_cos', 'emb_norms', 'epoch', 'loss', 'pred_mse' # of metrics.json
@@ -104,8 +104,16 @@ def from_checkpoint(path)->Aligner:
     load_state(net, {k: v.float() for k, v in state.items()}, path, f'aligner {name}')
     return Aligner(net.eval(), name, int(n), said, tagger)
 
-# %% ../../nbs/05_models/94_aligner_folder.ipynb #35e4b871
+# %% ../../nbs/05_models/94_aligner_folder.ipynb #4ac8a9fc
 PICKLES = 'best.pt', 'model.pt', 'last.pt'
+
+def is_aligner(src)->bool:
+    "Whether this is an aligner's run, folder or checkpoint."
+    src = Path(src)
+    if src.is_file(): return src.suffix == '.pt'
+    folder = best_of(src)
+    kind = kind_of(folder)
+    return kind == 'aligner' or kind is None and any((d/p).exists() for d in (folder, folder/'ckpts') for p in PICKLES)
 
 def load_aligner(src)->Aligner: # a run or model folder, or a checkpoint or folder of tagger_embedding_aligner
     "A trained aligner."

@@ -56,8 +56,11 @@ def caption_flags(args:list)->list:
 # %% ../../nbs/11_verbs/40_use.ipynb #00321703
 @verb('tag')
 def tag(args):
-    "Tag a picture, a folder, or latents with a trained model."
+    "Tag a picture, a folder, or latents with a trained model; or embeddings, with --embeddings and --aligner."
     from vaetag_nb.captions import CaptionOptions
+    if any(a == '--embeddings' or a.startswith('--embeddings=') for a in args):
+        from vaetag_nb.verbs.align import TagEmbeddings
+        return parse(TagEmbeddings, args, 'tag')()
     @dataclass(kw_only=True)
     class Tag:
         images: named(str|None, '[IMAGES]') = None # picture or folder, here or at an address such as s3://bucket/folder; or give --from-latents
@@ -77,7 +80,7 @@ def tag(args):
         out: Path|None = None                 # folder or file for the results; none: printed
         format: Literal['json', 'jsonl', 'csv', 'txt', 'table', 'classic']|None = None # of --out: json, jsonl, csv (none: as the ending says, else json), or txt, a caption beside each picture; printed: table, or classic as timm-cv
         save_predictions: Path|None = None    # folder for the scores of all tags, as eval compare reads them
-        emit: Literal['embeddings']|None = None # into --out: embeddings.npz, what the last layer sees of each picture
+        emit: Literal['embeddings']|None = None # what the last layer sees of each picture: embeddings.npz in the folder --out, or --out x.npz alone
         evidence: tuple[str, ...] = ()        # tags: a heat map of each over each picture, in the folder evidence of --out
         threshold: str|None = None            # 0.3, or general=.3,character=.8; none: the model's own
         rule: Literal['auto', 'tag', 'category', 'global', 'mcut'] = 'auto' # which of the model's thresholds
@@ -134,6 +137,7 @@ def _tag(o):
     from vaetag_nb.results import Results
     from vaetag_nb.sources import is_folder
     _check(o)
+    if o.emit and o.out.suffix == '.npz': return _embeddings(o)
     if o.out is not None: o.format = format_of(o.out, o.format)
     if o.implications is not None: o.caption.implications = read_implications(o.implications)
     threshold = _threshold(o.threshold)
@@ -200,6 +204,16 @@ def _heat_maps(tagger, o, failed):
     pictures = [p for p in gather(o.images, o.recursive) if p.name not in failed] if o.evidence else []
     names = [p.name if is_folder(o.images) else Path(p.name).name for p in pictures]
     return [f for p, n in zip(pictures, names) for f in tagger.write_heat_maps(p.source, list(o.evidence), _folder(o)/'evidence'/Path(n).parent)]
+
+def _embeddings(o):
+    "--emit into a file of its own: no tags are written"
+    from vaetag_nb.outputs import collect, write_embeddings
+    if o.format or o.save_predictions: raise UsageError(f"--out {o.out}: holds embeddings only; give a folder for --{'format' if o.format else 'save-predictions'} besides")
+    c = collect(_open(o), o.images, o.batch_size, True, o.recursive)
+    write_embeddings(o.out, c)
+    name_failed(c.failed)
+    return Outcome(dict(rows=len(c.pictures), width=c.embeddings.shape[1], failed=c.failed, files=[str(o.out)]), f'{o.out}: {len(c.pictures)} rows of width {c.embeddings.shape[1]}', int(bool(c.failed) and not o.skip_errors))
+
 
 # %% ../../nbs/11_verbs/40_use.ipynb #415446fa
 @verb('eval tagger')
