@@ -98,7 +98,7 @@ class MigrateTimm:
 # %% ../../nbs/11_verbs/60_migrate.ipynb #6b69197b
 @dataclass(kw_only=True)
 class MigrateCommand:
-    "Say a command line of VAE-Tagger, timm-cv, latent CycleGAN or the micro-Doppler system in our words."
+    "Say a command line of VAE-Tagger, timm-cv, latent CycleGAN, the micro-Doppler system or tagger_embedding_aligner in our words."
     text: named(str, 'COMMAND') # such as "python train_full.py --json_path data.json ...", or a shell file
     out: Path|None = None      # write the YAML of a training run to this file
 
@@ -110,14 +110,15 @@ def _no_yaml(m):
 
 @verb('migrate command')
 def migrate_command(args):
-    "Say a command line of VAE-Tagger, timm-cv, latent CycleGAN or the micro-Doppler system in our words: \"python train_full.py ...\" [--out run.yaml]."
+    "Say a command line of VAE-Tagger, timm-cv, latent CycleGAN, the micro-Doppler system or tagger_embedding_aligner in our words: \"python train_full.py ...\" [--out run.yaml]."
     from vaetag_nb import migrate_command as m
     if len(args) > 1 and not args[0].startswith('-') and not args[0].split()[1:] and args[1] != '--out': args = [shlex.join(args)]
     o = parse(MigrateCommand, args, 'migrate command')
     from vaetag_nb.migrate_cyclegan import gan_command, is_gan
+    from vaetag_nb.migrate_aligner import aligner_command, is_aligner_command
     from vaetag_nb.timm_command import is_timm, timm_command
     from vaetag_nb.generation_command import generation_command, is_generation
-    known = ((is_gan, gan_command), (is_generation, generation_command), (is_timm, timm_command))
+    known = ((is_aligner_command, aligner_command), (is_gan, gan_command), (is_generation, generation_command), (is_timm, timm_command))
     got = next((f(o.text) for its, f in known if its(o.text)), None) or m.migrate_command(o.text, str(o.out or 'run.yaml'))
     if o.out and got.config is None: raise UsageError(f'--out {o.out}: {_no_yaml(got)}')
     if o.out:
