@@ -8,6 +8,7 @@ __all__ = ['AlignedTagger', 'by_category', 'evaluate_aligner', 'crossed_baseline
 # %% ../nbs/08x_align.ipynb #147cbe84
 from pathlib import Path
 import numpy as np, torch
+from fastcore.basics import patch
 from .core.errors import UsageError, VaetagError
 from .core.io import write_json
 from .core.progress import say
@@ -64,30 +65,33 @@ class AlignedTagger:
         "The thresholds in force: the tagger's own, else .35 and .85 for characters; or what is asked for."
         return self.head.cut() if threshold is None else overridden(self.head.cut(), self.vocab, threshold)
 
-    def tag(self, x,          # (n,) or (B, n), or an `EmbeddingTable`
-            names=None,       # of the rows
-            threshold=None,   # a number, or numbers by tag or category name
-            rule='auto',      # auto, or mcut: each row finds its own
-            )->Result|Results: # one for (n,)
-        "Tag embeddings."
-        if rule not in ('auto', 'mcut'): raise UsageError(f'rule {rule!r} is neither auto nor mcut')
-        if isinstance(x, EmbeddingTable): names, x = x.names(np.arange(len(x))), x.take(np.arange(len(x)))['inputs']
-        scores, cut = self.scores(x, names), self.thresholds(threshold)
-        tags = self.vocab.categories != 9
-        own = lambda s: np.full(len(s), mcut(s[tags]), np.float32) if rule == 'mcut' else cut
-        out = Results(Result(self.vocab, s, own(s), path=None if names is None else names[i]) for i, s in enumerate(scores))
-        return out[0] if np.ndim(x) == 1 else out
+# %% ../nbs/08x_align.ipynb #6ba1f216
+@patch
+def tag(self:AlignedTagger, x,          # (n,) or (B, n), or an `EmbeddingTable`
+        names=None,       # of the rows
+        threshold=None,   # a number, or numbers by tag or category name
+        rule='auto',      # auto, or mcut: each row finds its own
+        )->Result|Results: # one for (n,)
+    "Tag embeddings."
+    if rule not in ('auto', 'mcut'): raise UsageError(f'rule {rule!r} is neither auto nor mcut')
+    if isinstance(x, EmbeddingTable): names, x = x.names(np.arange(len(x))), x.take(np.arange(len(x)))['inputs']
+    scores, cut = self.scores(x, names), self.thresholds(threshold)
+    tags = self.vocab.categories != 9
+    own = lambda s: np.full(len(s), mcut(s[tags]), np.float32) if rule == 'mcut' else cut
+    out = Results(Result(self.vocab, s, own(s), path=None if names is None else names[i]) for i, s in enumerate(scores))
+    return out[0] if np.ndim(x) == 1 else out
 
-    def __call__(self, x, fmt=('rating', 'general', 'character'), **how):
-        "The parts named in `fmt` of one embedding: categories, `embedding`, `prediction`; a list of them for several."
-        got = self.tag(x, **how)
-        e = self.embed(x).numpy()
-        def parts(r, e):
-            by = by_category(r, self.vocab)
-            known = dict(embedding=e, prediction=r.scores) | by
-            if lost := [f for f in fmt if f not in known]: raise UsageError(f"fmt: {lost[0]!r} is none of {', '.join(known)}")
-            return tuple(known[f] for f in fmt)
-        return parts(got, e[0]) if isinstance(got, Result) else [parts(*p) for p in zip(got, e)]
+@patch
+def __call__(self:AlignedTagger, x, fmt=('rating', 'general', 'character'), **how):
+    "The parts named in `fmt` of one embedding: categories, `embedding`, `prediction`; a list of them for several."
+    got = self.tag(x, **how)
+    e = self.embed(x).numpy()
+    def parts(r, e):
+        by = by_category(r, self.vocab)
+        known = dict(embedding=e, prediction=r.scores) | by
+        if lost := [f for f in fmt if f not in known]: raise UsageError(f"fmt: {lost[0]!r} is none of {', '.join(known)}")
+        return tuple(known[f] for f in fmt)
+    return parts(got, e[0]) if isinstance(got, Result) else [parts(*p) for p in zip(got, e)]
 
 def by_category(r:Result, vocab)->dict: # {'rating': {tag: score}, 'general': ...}
     "A result by category: all ratings, the best first, and the tags above their thresholds."

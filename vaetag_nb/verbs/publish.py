@@ -91,6 +91,7 @@ def export(self:Export, format, out)->dict:
     from vaetag_nb.publish.export import export_pixels
     return export_pixels(self.src, out, format, self.size, self.native_size, self.vae, half, not self.no_pad, self.pictures, self.tolerance, self.title)
 
+# %% ../../nbs/11_verbs/70_publish.ipynb #65dab7b6
 @patch
 def check(self:Export, format)->dict:
     "Compare what was exported before."
