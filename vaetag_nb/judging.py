@@ -150,15 +150,15 @@ def motion_of(x, about:dict)->np.ndarray: # `x`: uint8 pictures (n, 1, H, W); (n
         out[i] = [getattr(k, m) for m in MOTION]
     return out
 
-def inside(m, user, train_m, train_user)->np.ndarray: # bool (n,)
-    "Whether the motion of pictures lies in the range of their user's training windows."
-    good = np.zeros(len(m), bool)
+def inside(m, user, train_m, train_user)->np.ndarray: # (n,), in [0, 1]
+    "The share of the four quantities of each picture that lie in the range of its user's training windows."
+    good = np.zeros(len(m))
     for u in np.unique(user):
         own = train_m[train_user == u]
         if np.isnan(own).all(0).any(): continue     # nothing moves there
         low, high = np.nanquantile(own, [.005, .995], axis=0)
         at = user == u
-        good[at] = ((m[at] >= low) & (m[at] <= high)).all(1)
+        good[at] = ((m[at] >= low) & (m[at] <= high)).mean(1)
     return good
 
 def motion_criterion(s:Sides)->tuple: # `Criterion`, share inside, its interval, share of real test windows
