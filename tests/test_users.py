@@ -5,10 +5,13 @@ from PIL import Image
 from engine_toys import processes
 from vaetag_nb.core.io import read_json, read_jsonl, write_json
 from vaetag_nb.generate import load_generator
+from vaetag_nb.latents.codec import Codec
+from vaetag_nb.latents.store import LatentStore
 from vaetag_nb.models.diffusion_folder import load_diffusion
 from vaetag_nb.trainers.diffusion import train_diffusion
 from vaetag_nb.trainers.diffusion_settings import diffusion_config
 from vaetag_nb.trainers.diffusion_task import DiffusionTask
+from vaetag_nb.trainers.joint import JointTask
 from vaetag_nb.trainers.vae import VaeTask
 from vaetag_nb.verbs import sets, train, train_users  # noqa: F401 (registers the verbs)
 from vaetag_nb.verbs.base import shell
@@ -66,6 +69,21 @@ def test_killed_and_resumed_is_never_stopped(home, straight, tmp_path, task, los
     train_diffusion(config(home, tmp_path/'run'))
     (files, logs), (files_, logs_) = result(straight), result(tmp_path/'run')
     assert files.keys() == files_.keys() and [k for k in files if files[k] != files_[k]] == [] and logs == logs_
+
+@pytest.mark.slow
+def test_joint_fine_tuning_killed_and_resumed_is_never_stopped(home, straight, tmp_path):
+    cfg = lambda out: config(home, tmp_path/out, init=str(straight/'best'), joint=dict(steps=6))
+    train_diffusion(cfg('whole'))
+    assert processes(lambda: struck(cfg('run'), JointTask, 'loss_net', 4)) == [-signal.SIGKILL]
+    train_diffusion(cfg('run'))
+    files = [{p.relative_to(tmp_path/o).as_posix(): p.read_bytes() for d in ('best', 'samples') for p in sorted((tmp_path/o/d).rglob('*')) if p.is_file() and p.name != 'model.json'} for o in ('whole', 'run')]
+    assert files[0].keys() == files[1].keys() and [k for k in files[0] if files[0][k] != files[1][k]] == []
+    was, now = load_diffusion(straight/'best'), load_diffusion(tmp_path/'run/best')
+    assert was.codec.fingerprint != now.codec.fingerprint and now.meta['latent']['scale'] == now.codec.convention.scale
+    assert LatentStore(straight/'latents').meta['fingerprint'] != now.codec.fingerprint     # an old store is not taken for one of the new VAE
+
+def test_without_joint_steps_the_vae_keeps_its_bytes(straight):
+    assert load_diffusion(straight/'best').codec.fingerprint == Codec.load(straight/'vae/best/vae').fingerprint
 
 def test_the_map_of_users_is_part_of_the_model(home, straight, tmp_path):
     m = load_diffusion(straight)

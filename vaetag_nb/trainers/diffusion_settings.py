@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'UserImage', 'VaeNet', 'UserRecon', 'UserKl', 'DiffusionLoss', 'LatentSettings', 'ConditionSettings',
-           'NoiseSettings', 'DiffusionOptim', 'EmaSettings', 'SampleSettings', 'DiffusionConfig', 'diffusion_config',
-           'vae_config']
+           'NoiseSettings', 'DiffusionOptim', 'EmaSettings', 'JointSettings', 'SampleSettings', 'DiffusionConfig',
+           'diffusion_config', 'vae_config']
 
 # %% ../../nbs/06_trainers/98_diffusion_settings.ipynb #af833489
 import dataclasses as dc
@@ -112,12 +112,20 @@ class EmaSettings:
     device: str|None = None          # cpu spares memory of the GPU
 
 @dataclass
+class JointSettings:
+    "Fine-tuning of VAE and diffusion model together, from a finished model (init)."
+    steps: int = 0                   # 0: none, the VAE stays as it is
+    lr: float = 1e-5                 # of all weights
+    encoder_grad: float = 0.         # share of the diffusion loss's gradient that reaches the encoder; at 1 it makes the latents small, for that is easy
+
+@dataclass
 class SampleSettings(Sampling):
     "Pictures during training; sampler, steps, guidance, interval and rescale are the model's defaults, too."
     every: int = 2000                # steps; 0: none
     users: tuple[str, ...] = ()      # whose; none: the first four
     seed: int = 0
 
+# %% ../../nbs/06_trainers/98_diffusion_settings.ipynb #477fecf1
 @dataclass
 class DiffusionConfig:
     "All settings of `train diffusion`."
@@ -136,6 +144,7 @@ class DiffusionConfig:
     optim: DiffusionOptim = field(default_factory=DiffusionOptim)
     ema: EmaSettings = field(default_factory=EmaSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
+    joint: JointSettings = field(default_factory=JointSettings)
     init: str|None = None            # start from the weights of a model folder
     steps: int|None = None           # of the diffusion model; none: 60 000, unless epochs is given
     epochs: int|None = None          # times through the data, instead of steps
@@ -188,11 +197,13 @@ def faults(self:DiffusionConfig):
     for k, low in at_least.items():
         if getattr(self, k) < low: yield f'{k}: {getattr(self, k)} is not at least {low}'
     if self.steps is not None and self.epochs is not None: yield f'steps: {self.steps} and epochs: {self.epochs}: give one of them'
+    if self.joint.steps and not self.init: yield f'joint.steps: {self.joint.steps} needs init, the folder of the finished model that is fine-tuned'
     o, c, n = self.optim, self.condition, self.noise
     for k, v, fine, legal in [('condition.dropout', c.dropout, 0 <= c.dropout < 1, 'in [0, 1)'), ('condition.dim', c.dim, c.dim >= 1, 'at least 1'), ('condition.tokens', c.tokens, c.tokens >= 1, 'at least 1'),
                               ('optim.lr', o.lr, o.lr > 0, 'above 0'), ('optim.warmup', o.warmup, o.warmup >= 0, 'at least 0'), ('optim.floor', o.floor, 0 <= o.floor <= 1, 'in [0, 1]'),
                               ('optim.weight_decay', o.weight_decay, o.weight_decay >= 0, 'at least 0'), ('ema.decay', self.ema.decay, 0 <= self.ema.decay < 1, 'in [0, 1)'),
-                              ('loss.gamma', self.loss.gamma, self.loss.gamma > 0, 'above 0'), ('noise.offset', n.offset, n.offset >= 0, 'at least 0'), ('sample.every', self.sample.every, self.sample.every >= 0, 'at least 0')]:
+                              ('loss.gamma', self.loss.gamma, self.loss.gamma > 0, 'above 0'), ('noise.offset', n.offset, n.offset >= 0, 'at least 0'), ('sample.every', self.sample.every, self.sample.every >= 0, 'at least 0'),
+                              ('joint.steps', self.joint.steps, self.joint.steps >= 0, 'at least 0'), ('joint.lr', self.joint.lr, self.joint.lr > 0, 'above 0'), ('joint.encoder_grad', self.joint.encoder_grad, 0 <= self.joint.encoder_grad <= 1, 'in [0, 1]')]:
         if not fine: yield f'{k}: {v} is not {legal}'
     if bad := _said(n.make): yield from bad
     else:

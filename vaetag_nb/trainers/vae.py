@@ -181,13 +181,13 @@ def posteriors(codec, paths, preprocess, batch_size=16):
         with torch.no_grad(): out = codec.encode_raw(to_float(d.images.to(codec.device)))
         yield out   # not within no_grad, which would hold for the caller, too
 
-def keep_scale(best, paths, preprocess, device='cpu')->LatentScale:
+def keep_scale(best, paths, preprocess, device='cpu', per_channel=False)->LatentScale:
     "Measure the scale of a VAE's latents on all its training pictures, and write it into `best/vae`."
     codec = Codec.load(best/'vae', device=device)
-    scale = measure_latent_scale(posteriors(codec, paths, preprocess))
+    scale = measure_latent_scale(posteriors(codec, paths, preprocess), per_channel)
     codec.convention = scale.convention()
     codec.save(best/'vae')
-    say(f'latents: mean {scale.shift:.4g}, standard deviation {scale.std:.4g} over {scale.latents} training pictures; written as shift and scale {scale.scale:.5g}')
+    say(f'latents: standard deviation {scale.std:.4g} over {scale.latents} training pictures; written: {codec.convention}')
     return scale
 
 # %% ../../nbs/06_trainers/60_vae.ipynb #c0ffee11
