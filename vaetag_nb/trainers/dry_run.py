@@ -16,7 +16,7 @@ import numpy as np, torch
 from ..core.errors import VaetagError
 from ..data.users import UserMap
 from ..eval.images import lpips_network
-from ..eval.weights import find_weights
+from ..eval.weights import WEIGHTS, Unavailable, find_weights
 from .diffusion import diffusion_trainer
 from .diffusion_settings import DiffusionConfig, vae_config
 from .diffusion_task import DiffusionTask
@@ -68,6 +68,7 @@ def trunk_or_note(cfg)->tuple: # settings that a task can be made of, network of
     r = cfg.loss.recon
     if not r.perceptual: return cfg, None, []
     try: find_weights(r.perceptual_net, r.perceptual_weights); lost = []
+    except Unavailable: lost = [f'loss.recon.perceptual: LPIPS ({r.perceptual_net}) needs {WEIGHTS[r.perceptual_net].file}, which is not on this machine; put it into $VAETAG_WEIGHTS, or give its path as loss.recon.perceptual_weights']
     except VaetagError as e: lost = [f'loss.recon.perceptual: {e}']
     return dc.replace(cfg, loss=dc.replace(cfg.loss, recon=dc.replace(r, perceptual=0.))), lpips_network(r.perceptual_net, layout=True), lost
 
