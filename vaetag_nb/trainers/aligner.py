@@ -186,6 +186,7 @@ class EmbeddingSource:
         return out if self.true is None else out | dict(true=self.true[torch.as_tensor(indices)])
     def names(self, indices): return self.table.names(self.rows[indices])
 
+# %% ../../nbs/06_trainers/99b_aligner.ipynb #f2ba8afb
 KEPT = 2**29     # bytes of true logits that are kept in memory
 
 class AlignerTask(Task):
