@@ -46,7 +46,7 @@ NAMES = dict(genuine='real pairs of one user', impostor='real pairs of two', own
 def draw_scores(scores:dict, threshold)->Figure:
     "Histograms of the scores, with the threshold of verification."
     fig = Figure((6.5, 3.4), layout='constrained')
-    ax, bins = fig.subplots(), np.linspace(-1, 1, 61)
+    ax, bins = fig.subplots(), np.linspace(min(min(v, default=1.) for v in scores.values()) - 1e-6, 1 + 1e-6, 61)
     for (k, v), c in zip(scores.items(), ('C0', 'C7', 'C2', 'C1')):
         if len(v): ax.hist(v, bins, weights=np.full(len(v), 1/len(v)), histtype='step', lw=1.6, color=c, label=f'{NAMES[k]} ({len(v)})')
     if threshold is not None: ax.axvline(threshold, c='k', lw=1, ls=':', label='threshold')
