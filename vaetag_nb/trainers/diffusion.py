@@ -87,6 +87,7 @@ def diffusion_task(cfg:DiffusionConfig, p:Processes)->DiffusionTask: # `cfg`: ch
     source = lambda s, draws: UserLatents(store, [i for i, k in zip(users.table.ids, side) if k == s], users.user[side == s], codec.convention, cfg.seed, draws)
     train = source('train', True)
     say(f'scaled: standard deviation {check_scaled(train):.3f}')
+    if cfg.ema.device == 'cpu': codec.to('cpu')   # stage 3 needs it for samples only, and spares its memory like that of the average
     net = cfg.unet.make(codec.channels, cfg.side(codec.factor), len(users.users), cfg.seed, cfg.condition.dim, cfg.condition.tokens)
     grey = cfg.image.channels == '1' or cfg.image.channels == 'auto' and all_grey([q for q, s in zip(users.table.paths, side) if s == 'train'])
     about = dict(source=users.source, fingerprint=users.fingerprint) | ({'radar': users.about} if users.about.get('format', '').startswith('vaetag-radar') else {})

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, torch
-from ..core.errors import VaetagError
+from ..core.errors import UsageError, VaetagError
 from ..data.users import UserMap
 from ..eval.images import lpips_network
 from ..eval.weights import WEIGHTS, Unavailable, find_weights
@@ -121,12 +121,13 @@ def diffusion_on_trial(cfg:DiffusionConfig, users:UserMap, user:dict, codec, gre
 def plan_diffusion(cfg:DiffusionConfig)->dict: # `cfg`: see `diffusion_config`
     "What `train diffusion` would do."
     cfg.check()
+    if cfg.joint.steps: raise UsageError(f'--dry-run: joint fine-tuning (joint.steps: {cfg.joint.steps}) has no plan; leave it out to plan the model itself')
     half = pick_precision(cfg.precision, Processes(cfg.device).device)
     users, user, sides, grey, data = users_planned(cfg)
     codec, first = (cfg.codec.load('cpu'), dict(source=cfg.codec.vae)) if cfg.codec.vae else (first_codec(cfg, grey), plan_vae(first_vae(cfg), sides, grey))
     task, trainer, batch, s = diffusion_on_trial(cfg, users, user, codec, grey)
     peak = step_peak(task, trainer.parts, batch, s, half != 'no')
-    third = planned(trainer, cfg.batch_size, peak, half, cfg.optim.name, cfg.ema.decay and cfg.ema.device != 'cpu', 4*numbers(codec.vae))
+    third = planned(trainer, cfg.batch_size, peak, half, cfg.optim.name, cfg.ema.decay and cfg.ema.device != 'cpu', 0 if cfg.ema.device == 'cpu' else 4*numbers(codec.vae))
     noise = f'{cfg.noise.prediction}, {cfg.noise.schedule}' + ', zero terminal SNR'*(cfg.noise.zero_terminal_snr and cfg.noise.prediction != 'flow')
     top = max(third['memory_mb']['total'], first.get('memory_mb', dict(total=0))['total'])
     return dict(data=data, vae=first, latents='x'.join(map(str, batch['z'].shape[1:])), noise=noise, guidance='trained' if cfg.condition.dropout else 'none (condition.dropout 0)', unet=third, memory_mb=top)
