@@ -3,7 +3,7 @@ import os, shutil, signal
 import numpy as np, pytest, torch
 from PIL import Image
 from engine_toys import processes
-from vaetag_nb.core.io import read_json, read_jsonl, write_json
+from vaetag_nb.core.io import load_tensors, read_json, read_jsonl, write_json
 from vaetag_nb.generate import load_generator
 from vaetag_nb.latents.codec import Codec
 from vaetag_nb.latents.store import LatentStore
@@ -19,7 +19,7 @@ from vaetag_nb.verbs.base import shell
 torch.set_num_threads(1)
 GREYS = {1: 40, 7: 128, 9: 220}
 TINY = dict(preset='tiny', image=dict(resolution=32), vae=dict(block_out_channels=(8, 16, 16), groups=4, steps=4, batch_size=4), unet=dict(block_out_channels=(32, 32)), steps=6, batch_size=4,
-            ema=dict(decay=.9), sample=dict(every=3, steps=2), eval_every='3 steps', save_every='1 steps', log_every=2, device='cpu')
+            ema=dict(decay=.9, power_stds=[.05, .1]), sample=dict(every=3, steps=2), eval_every='3 steps', save_every='1 steps', log_every=2, device='cpu')
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch): monkeypatch.setenv('VAETAG_QUIET', '1')
@@ -46,7 +46,7 @@ def straight(home):
 def result(out):
     "All that must be the same: both model folders and both logs, without times and memory"
     times = ('img_s', 'mem_mb')
-    files = {p.relative_to(out).as_posix(): p.read_bytes() for d in ('best', 'vae/best', 'samples') for p in sorted((out/d).rglob('*')) if p.is_file()}
+    files = {p.relative_to(out).as_posix(): p.read_bytes() for d in ('best', 'vae/best', 'samples', 'power') for p in sorted((out/d).rglob('*')) if p.is_file()}
     m = read_json(out/'best/model.json')
     assert m['train'].pop('peak_memory_mb') > 100 and m['train'].pop('seconds') > 0 and m['train'].pop('peak_memory_of') == 'the process'
     files['best/model.json'] = m
@@ -84,6 +84,11 @@ def test_joint_fine_tuning_killed_and_resumed_is_never_stopped(home, straight, t
 
 def test_without_joint_steps_the_vae_keeps_its_bytes(straight):
     assert load_diffusion(straight/'best').codec.fingerprint == Codec.load(straight/'vae/best/vae').fingerprint
+
+def test_an_average_of_another_length(straight, tmp_path):
+    status, out, err = shell('models', 'ema', str(straight), '--std', '.1', '--out', str(tmp_path/'m'))
+    m, kept = load_diffusion(tmp_path/'m'), load_tensors(straight/'power/step_00000006.safetensors')[0]
+    assert status == 0 and m.meta['weights']['power_std'] == .1 and all(torch.allclose(v, kept[f'0.1/net.{k}'], atol=1e-5) for k, v in m.net.state_dict().items()), err
 
 def test_the_map_of_users_is_part_of_the_model(home, straight, tmp_path):
     m = load_diffusion(straight)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FREE', 'stage_vae', 'has_posterior', 'stage_latents', 'check_scaled', 'diffusion_task', 'diffusion_trainer',
-           'train_diffusion', 'start_from']
+           'train_diffusion', 'start_from', 'of_length']
 
 # %% ../../nbs/06_trainers/98b_diffusion.ipynb #45f29359
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..core.progress import say
 from ..latents.codec import Codec
 from ..latents.encode import encode_table
 from ..latents.store import LatentStore
-from ..models.diffusion_folder import load_diffusion
+from ..models.diffusion_folder import load_diffusion, save_diffusion
 from ..models.folder import load_state
 from ..models.latent_diffusion import measure_latent_scale
 from .checkpoint import RunFolder
@@ -24,6 +24,7 @@ from .diffusion_task import DiffusionTask, UserLatents, UserSamples
 from .engine import Trainer
 from .joint import same_users, train_joint
 from .memory import Costs
+from .power_ema import PowerAverages, rebuilt
 from .processes import Processes, on_main
 from .runtime import pick_precision
 from .settings import RunResult
@@ -100,7 +101,7 @@ FREE = ('sample.*', 'log_every', 'save_every', 'keep_last', 'workers')   # what 
 
 def diffusion_trainer(cfg:DiffusionConfig, task:DiffusionTask, **more)->Trainer: # `more`: instead of what `cfg` says
     "The trainer of stage 3."
-    every = [UserSamples(f'{cfg.sample.every} steps')] if cfg.sample.every else []
+    every = ([UserSamples(f'{cfg.sample.every} steps')] if cfg.sample.every else []) + ([PowerAverages(cfg.ema.power_stds)] if cfg.ema.power_stds else [])
     same = ('out', 'accumulate', 'seed', 'precision', 'workers', 'log_every', 'eval_every', 'save_every', 'keep_last', 'device')
     own = dict(epochs=cfg.epochs or 1, steps=cfg.steps or (None if cfg.epochs else 60_000), ema=cfg.ema.decay, ema_warmup='ramp', ema_device=cfg.ema.device, max_grad_norm=cfg.optim.max_grad_norm, callbacks=[*every, Costs()], config=cfg)
     return Trainer(task, **own | {k: getattr(cfg, k) for k in same} | more)
@@ -125,3 +126,13 @@ def start_from(task:DiffusionTask, path):
     if m.codec.fingerprint != task.codec.fingerprint: raise VaetagError(f'init: {path}: a model of the latents of another VAE ({m.codec.fingerprint[:16]}, here {task.codec.fingerprint[:16]}); go on with its own: codec.vae: {m.folder}/vae')
     load_state(task.net, m.net.state_dict(), f'init: {path}', 'UNet')
     say(f'{path}: weights of the UNet taken over; optimiser and averages start anew')
+
+# %% ../../nbs/06_trainers/98b_diffusion.ipynb #31a9c09e
+def of_length(run, std:float, out)->dict: # what was made
+    "Write a model folder of a run's model with the power-function average of another length, at the end of the run."
+    tensors, step, error = rebuilt(run, std)
+    m = load_diffusion(run)
+    load_state(m.net, {k.removeprefix('net.'): v for k, v in tensors.items() if k.startswith('net.')}, f'{run}/power', 'UNet')
+    m.weights, m.metrics, m.train = dict(default='ema', ema_decay=0., power_std=std, error=error), {}, m.train | dict(steps=step)
+    save_diffusion(out, m)
+    return dict(out=str(out), std=std, step=step, error=error)

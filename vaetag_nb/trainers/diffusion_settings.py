@@ -17,6 +17,7 @@ from ..core.errors import UsageError, one_of
 from ..models.latent_diffusion import UNetSettings
 from ..models.noise import NoiseSchedule
 from ..models.sampling import Sampling
+from .power_ema import gamma_of
 from .runtime import Precision
 from .settings import CodecConfig
 from .user_data import Augment, FolderData
@@ -110,6 +111,7 @@ class EmaSettings:
     "The moving average of the weights, which is what samples are drawn from."
     decay: float = .9999             # 0: none
     device: str|None = None          # cpu spares memory of the GPU
+    power_stds: tuple[float, ...] = () # averages of another shape that are kept, too, such as .05 .10, so that `models ema` makes one of any length afterwards
 
 @dataclass
 class JointSettings:
@@ -211,6 +213,7 @@ def faults(self:DiffusionConfig):
         own = dc.replace(self.sample, guidance=1.) if not c.dropout and self.sample.guidance == Sampling().guidance else self.sample
         yield from _said(own.check, n.make(), c.dropout > 0, before='sample.')
     yield from _said(self.augment.check)
+    for s in self.ema.power_stds: yield from _said(gamma_of, s)
     for w in () if self.codec.vae else self.vae.block_out_channels:
         if self.vae.groups < 1 or w % self.vae.groups: yield f'vae.block_out_channels: {w} is no multiple of vae.groups: {self.vae.groups}'
     odd = [] if self.codec.vae else _said(self.side)
