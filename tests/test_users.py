@@ -13,7 +13,7 @@ from vaetag_nb.trainers.diffusion_settings import diffusion_config
 from vaetag_nb.trainers.diffusion_task import DiffusionTask
 from vaetag_nb.trainers.joint import JointTask
 from vaetag_nb.trainers.vae import VaeTask
-from vaetag_nb.verbs import sets, train, train_users  # noqa: F401 (registers the verbs)
+from vaetag_nb.verbs import models, sets, train, train_users  # noqa: F401 (registers the verbs)
 from vaetag_nb.verbs.base import shell
 
 torch.set_num_threads(1)
@@ -87,8 +87,9 @@ def test_without_joint_steps_the_vae_keeps_its_bytes(straight):
 
 def test_an_average_of_another_length(straight, tmp_path):
     status, out, err = shell('models', 'ema', str(straight), '--std', '.1', '--out', str(tmp_path/'m'))
+    assert status == 0, err
     m, kept = load_diffusion(tmp_path/'m'), load_tensors(straight/'power/step_00000006.safetensors')[0]
-    assert status == 0 and m.meta['weights']['power_std'] == .1 and all(torch.allclose(v, kept[f'0.1/net.{k}'], atol=1e-5) for k, v in m.net.state_dict().items()), err
+    assert m.meta['weights']['power_std'] == .1 and all(torch.allclose(v, kept[f'0.1/net.{k}'], atol=1e-5) for k, v in m.net.state_dict().items())
 
 def test_the_map_of_users_is_part_of_the_model(home, straight, tmp_path):
     m = load_diffusion(straight)
