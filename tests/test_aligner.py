@@ -88,6 +88,15 @@ def test_export_gives_the_same_tags(home, straight, tmp_path):
     assert os.uname().nodename.encode() not in text and str(home).encode() not in text and not list(tmp_path.rglob('*.data')) and not list(tmp_path.rglob('*.pt'))
     assert (tmp_path/'SwinV2_v3_mine/metrics.json').read_text() == json.dumps(json.loads((tmp_path/'SwinV2_v3_mine/metrics.json').read_text()), sort_keys=True, indent=4)
 
+@pytest.mark.parametrize('slash', ['', '/'])
+def test_publish_lists_exactly_the_exported_files(home, straight, slash, monkeypatch):
+    monkeypatch.setattr('socket.socket.connect', lambda *a: pytest.fail('the network was asked'))
+    status, out, err = shell('publish', f'{home}/straight{slash}', '--repo', 'me/aligners', '--licence', 'mit', '--dry-run', '--json')
+    files = [f['path'] for f in json.loads(out)['files']]
+    assert status == 0 and files == [f'straight/{f}' for f in ('evaluation.json', 'metrics.json', 'model.json', 'model.onnx', 'model.safetensors', 'model_with_fc.onnx')]
+    assert 'clients ask for TAGGER_NAME' in err
+    assert shell('publish', f'{home}/straight', '--repo', 'aligners', '--dry-run')[0] == 1 and shell('publish', f'{home}/straight', '--repo', 'me/x', '--dry-run')[0] == 1   # no owner; no licence
+
 def test_old_samples_in_lmdb(home, tmp_path):
     lmdb = pytest.importorskip('lmdb')
     import pickle

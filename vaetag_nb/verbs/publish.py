@@ -129,7 +129,8 @@ class Publish:
     "Put a model folder onto the Hugging Face hub, or into the cache that offline clients look in."
     src: Positional[Path]              # run folder, of which the best model is taken, or a model folder
     repo: str                          # owner/name
-    name: str = ''                     # folder in the repository; none: its root
+    name: str = ''                     # folder in the repository; none: its root, of an aligner the name of the run
+    head: str|None = None              # of an aligner: the head of its tagger, where it is not where it was trained
     revision: str|None = None          # branch
     private: bool = False              # a new repository is not public
     licence: str|None = None           # of the base weights, where the model does not say it
@@ -144,6 +145,6 @@ class Publish:
             r = hub.install_local(self.src, self.repo, self.home, self.licence)
             return Outcome(r, f"{r['folder']}: {'installed' if r['installed'] else 'was there'}\nHF_HUB_OFFLINE=1 makes clients look there only")
         if self.home is not None: raise UsageError('--home: goes with --local')
-        r = hub.publish(self.src, self.repo, self.name, self.revision, self.private, self.licence, self.dry_run)
+        r = hub.publish(self.src, self.repo, self.name, self.revision, self.private, self.licence, self.dry_run, self.head)
         lines = [f"{f['size']:>12,}  {f['sha256'][:16]}  {f['path']}" for f in r['files']]
         return Outcome(r, '\n'.join([*lines, f"{r['repo']}: {r['kind']}, licence {r['licence']}, {len(lines)} files, {r['size']:,} bytes: " + (f"published: {r['url']}" if r['published'] else 'nothing was sent (--dry-run)')]))
