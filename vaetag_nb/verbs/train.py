@@ -14,16 +14,19 @@ from .base import Outcome, aligned, configured, parse, taken, value_of, verb
 # %% ../../nbs/11_verbs/30_train.ipynb #e003ed54
 @verb('train decoder')
 def train_decoder(args):
-    "Train a latent tagger's decoder on the latents of a frozen VAE: [run.yaml ...] [--key value ...]."
+    "Train a latent tagger's decoder on the latents of a frozen VAE: [run.yaml ...] [--key value ...]. --dry-run only plans."
     from vaetag_nb.evaluate import results_table
     from vaetag_nb.trainers import tagger
-    run = tagger.train_decoder(configured(tagger.DecoderConfig, args, 'train decoder'))
+    args, dry = taken(args, '--dry-run')
+    cfg = configured(tagger.DecoderConfig, args, 'train decoder')
+    if dry: return plan_told('plan_decoder', cfg)
+    run = tagger.train_decoder(cfg)
     return Outcome(_result(run), f'{results_table(run.metrics).round(3).to_string(index=False)}\n\nmodel folder: {run.best}')
 
-def plan_told(name, cfg)->Outcome: # `name`: of a function of `trainers.dry_run`
+def plan_told(name, cfg)->Outcome: # `name`: of a function of `trainers.dry_run` or `dry_run_tags`
     "What a training would be."
-    from vaetag_nb.trainers import dry_run
-    plan = getattr(dry_run, name)(cfg)
+    from vaetag_nb.trainers import dry_run, dry_run_tags
+    plan = (getattr(dry_run, name, None) or getattr(dry_run_tags, name))(cfg)
     return Outcome(plan, aligned(plan))
 
 def _result(run): return dict(out=str(run.out), best=str(run.best), metrics=run.metrics)
@@ -54,10 +57,13 @@ def vae_settings(args): # `VaeConfig`
 # %% ../../nbs/11_verbs/30_train.ipynb #a5b9073e
 @verb('train full')
 def train_full(args):
-    "Train a latent tagger and its VAE end to end: [run.yaml ...] [--key value ...]."
+    "Train a latent tagger and its VAE end to end: [run.yaml ...] [--key value ...]. --dry-run only plans."
     from vaetag_nb.evaluate import results_table
     from vaetag_nb.trainers import full
-    run = full.train_full(configured(full.FullConfig, args, 'train full'))
+    args, dry = taken(args, '--dry-run')
+    cfg = configured(full.FullConfig, args, 'train full')
+    if dry: return plan_told('plan_full', cfg)
+    run = full.train_full(cfg)
     return Outcome(_result(run), f'{results_table(run.metrics).round(3).to_string(index=False)}\n\nmodel folder with its VAE: {run.best}')
 
 # %% ../../nbs/11_verbs/30_train.ipynb #db4fa67b
@@ -71,12 +77,13 @@ def _flags():
 
 @verb('train timm')
 def train_timm(args):
-    "Train a tagger on pictures with any network of timm: [run.yaml ...] [--key value ...]."
+    "Train a tagger on pictures with any network of timm: [run.yaml ...] [--key value ...]. --dry-run only plans."
     from vaetag_nb.core.config import load
     from vaetag_nb.evaluate import results_table
     from vaetag_nb.trainers import timm
     from vaetag_nb.trainers.timm_net import settings_of
     Config, Flags = _flags()
+    args, dry = taken(args, '--dry-run')
     args = ['--model.freeze' + a.removeprefix('--freeze') if a == '--freeze' or a.startswith('--freeze=') else a for a in args]
     n = next((i for i, a in enumerate(args) if a.startswith('-')), len(args))
     resume, finetune = value_of(args, '--resume'), value_of(args, '--finetune')
@@ -84,7 +91,9 @@ def train_timm(args):
     asked = load(Config, *args[:n])
     start = [timm.run_settings(resume)] if resume is not None else [settings_of(finetune or asked.finetune)] if finetune or asked.finetune else []
     said = parse(Flags, args[n:], 'train timm', Flags(**vars(load(Config, *start, *args[:n]))), ' [run.yaml ...]')
-    run = timm.train_timm(Config(**{f.name: getattr(said, f.name) for f in dc.fields(Config)}), said.resume, said.override)
+    cfg = Config(**{f.name: getattr(said, f.name) for f in dc.fields(Config)})
+    if dry: return plan_told('plan_timm', cfg)
+    run = timm.train_timm(cfg, said.resume, said.override)
     return Outcome(_result(run), f'{results_table(run.metrics).round(3).to_string(index=False)}\n\nmodel folder: {run.best}')
 
 # %% ../../nbs/11_verbs/30_train.ipynb #29886f3d
