@@ -11,7 +11,9 @@ from vaetag_nb.models.diffusion_folder import load_diffusion
 from vaetag_nb.trainers.diffusion import train_diffusion
 from vaetag_nb.trainers.diffusion_settings import diffusion_config
 from vaetag_nb.trainers.diffusion_task import DiffusionTask
+from vaetag_nb.trainers.identity import IdentityConfig, IdentityTask, train_identity
 from vaetag_nb.trainers.joint import JointTask
+from vaetag_nb.trainers.user_data import FolderData
 from vaetag_nb.trainers.vae import VaeTask
 from vaetag_nb.verbs import models, sets, train, train_users  # noqa: F401 (registers the verbs)
 from vaetag_nb.verbs.base import shell
@@ -52,14 +54,14 @@ def result(out):
     files['best/model.json'] = m
     return files, [[{k: v for k, v in l.items() if k not in times} for l in read_jsonl(out/d/'log.jsonl')] for d in ('.', 'vae')]
 
-def struck(cfg, task, loss, step):
+def struck(cfg, task, loss, step, train=train_diffusion):
     "Train, and be killed in a step of one of the stages"
     real = getattr(task, loss)
     def strike(self, batch, ctx):
         if ctx.step == step: os.kill(os.getpid(), signal.SIGKILL)
         return real(self, batch, ctx)
     setattr(task, loss, strike)
-    train_diffusion(cfg)
+    train(cfg)
 
 # --- training ----------------------------------------------------------------------------------------------------------
 
@@ -90,6 +92,27 @@ def test_an_average_of_another_length(straight, tmp_path):
     assert status == 0, err
     m, kept = load_diffusion(tmp_path/'m'), load_tensors(straight/'power/step_00000006.safetensors')[0]
     assert m.meta['weights']['power_std'] == .1 and all(torch.allclose(v, kept[f'0.1/net.{k}'], atol=1e-5) for k, v in m.net.state_dict().items())
+
+# --- two processes -----------------------------------------------------------------------------------------------------
+
+def judge_config(home, out): return IdentityConfig(out=str(out), data=FolderData(str(home/'set'), split=str(home/'straight/split.json')), resolution=32, backbone='test_resnet', users=3, per_user=3, steps=6, roll=True,
+                                                   eval_every='3 steps', save_every='1 steps', device='cpu')
+
+def weights_in(out): return {p.relative_to(out).as_posix(): load_tensors(p)[0] for p in sorted((out/'best').rglob('*.safetensors'))}
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['diffusion', 'identity'])
+def test_two_processes_learn_killed_and_resumed(home, straight, tmp_path, monkeypatch, kind):
+    monkeypatch.setenv('GLOO_SOCKET_IFNAME', 'lo')
+    cfg, train, task = (config, train_diffusion, DiffusionTask) if kind == 'diffusion' else (judge_config, train_identity, IdentityTask)
+    assert processes(lambda: train(cfg(home, tmp_path/'two')) and 0, 2) == [0, 0]
+    assert processes(lambda: struck(cfg(home, tmp_path/'run'), task, 'loss_net', 4, train), 2) == [-signal.SIGKILL]*2
+    assert processes(lambda: train(cfg(home, tmp_path/'run')) and 0, 2) == [0, 0]
+    whole, again = weights_in(tmp_path/'two'), weights_in(tmp_path/'run')
+    assert whole.keys() == again.keys() and all(torch.equal(v, again[f][k]) for f, x in whole.items() for k, v in x.items())
+    if kind == 'identity': return   # batch norms see the pictures of a process
+    alone = weights_in(straight)
+    assert max(float((v - alone[f][k]).abs().max()) for f, x in whole.items() for k, v in x.items()) < 1e-4
 
 def test_the_map_of_users_is_part_of_the_model(home, straight, tmp_path):
     m = load_diffusion(straight)

@@ -30,7 +30,7 @@ from .identity_data import has_axis, held, hold_out, judge_baselines, looked_at,
 from .memory import Costs
 from .optim import cosine
 from .plan import Chunks
-from .processes import Processes, on_main
+from .processes import Processes, on_main, rows_of_all
 from .runtime import Precision, pick_precision
 from .settings import RunResult
 from .task import Task, TensorSource
@@ -128,28 +128,29 @@ class IdentityTask(Task):
 
     def seen(self, batch, ctx)->tuple: # what the network is shown; times, or `None`
         "Augmented pictures, or draws of latents with noise on half of them."
-        x = batch['x']
+        x, s = batch['x'], ctx.slice
+        at = torch.as_tensor(s.places) % s.total    # of the rows in the whole batch, whatever the processes; all batches are of one size
         if self.cfg.space == 'pixels':
-            x = self.cfg.augment(to_float(x), ctx.seed, ctx.step, range(len(x)))
-            return rolled(x, torch_rng(ctx.seed, 'roll', ctx.step, ctx.micro, ctx.rank)) if self.roll else x, None
+            x = self.cfg.augment(to_float(x), ctx.seed, ctx.step, at)
+            return rolled(x, torch.rand(s.total, generator=torch_rng(ctx.seed, 'roll', ctx.step))[at]) if self.roll else x, None
         x = x.float()
         if not self.cfg.noise_aware: return x, None
-        g = torch_rng(self.cfg.seed, 'identity noise', ctx.step, ctx.micro, ctx.rank)
-        t, eps = self.noise.draw(len(x), g), torch.randn(x.shape, generator=g)
-        clean = torch.rand(len(x), generator=g) < .25
+        g = torch_rng(self.cfg.seed, 'identity noise', ctx.step)
+        t, eps, clean = self.noise.draw(s.total, g)[at], torch.randn(s.total, *x.shape[1:], generator=g)[at], torch.rand(s.total, generator=g)[at] < .25
         noisy = self.noise.noisy(x, eps.to(x), t.to(x.device))
         level = self.noise.time_of(t).float()/1000
         return torch.where(clean.to(x.device)[:, None, None, None], x, noisy), torch.where(clean, 0., level).to(x.device)
 
     def loss_net(self, batch, ctx):
         "Cross entropy and the contrastive term."
-        l, who = self.cfg.loss, batch['user']
+        l, who, s = self.cfg.loss, batch['user'], ctx.slice
         e, logits = self.net(*self.seen(batch, ctx))
-        ce = F.cross_entropy(logits, who, label_smoothing=l.smoothing)
+        ce, acc = F.cross_entropy(logits, who, label_smoothing=l.smoothing), (logits.argmax(1) == who).float().mean()
+        e, who = rows_of_all(e.float()[:s.n], s.total), rows_of_all(who[:s.n], s.total)   # pairs are those of the whole batch
         if l.kind == 'supcon': near = supervised_contrastive(e, who, l.temperature)
         elif l.kind == 'contrastive': near = pair_contrastive(e, who, l.margin)
         else: near = self.triplets.batch(e, F.one_hot(who, self.net.args['users']).float())[0]
-        return ce + l.weight*near, dict(ce=ce.detach(), near=near.detach(), acc=(logits.argmax(1) == who).float().mean())
+        return ce + l.weight*near, dict(ce=ce.detach(), near=near.detach(), acc=acc)
 
     def validate(self, trainer)->dict:
         "Cross entropy, accuracy and equal error rate on the validation recordings."

@@ -72,10 +72,10 @@ def has_axis(users:UserData)->bool:
     "Whether the pictures are spectrograms whose rows are known velocities."
     return users.about.get('format', '').startswith('vaetag-radar') and bool((users.about.get('array') or {}).get('velocity_mps'))
 
-def rolled(x, g)->torch.Tensor: # `x`: (B, C, H, W), `g`: generator; as `x`
-    "Pictures shifted along the columns, each by its own number."
+def rolled(x, u)->torch.Tensor: # `x`: (B, C, H, W), `u`: in [0, 1), (B,); as `x`
+    "Pictures shifted along the columns, each by its own share of the width."
     w = x.shape[3]
-    at = (torch.arange(w) + torch.randint(0, w, (len(x), 1), generator=g)) % w
+    at = (torch.arange(w) + (u*w).long()[:, None]) % w
     return x.gather(3, at[:, None, None].expand(x.shape).to(x.device))
 
 # %% ../../nbs/06_trainers/98z_identity_data.ipynb #fc97d54f
