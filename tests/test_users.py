@@ -129,6 +129,12 @@ def test_the_scale_is_measured(straight):
     z = load_diffusion(straight).codec
     assert z.convention.scale == cfg['scaling_factor'] and z.convention.shift == cfg['shift_factor']
 
+def test_a_split_that_is_named_serves_all_stages(home, straight, tmp_path):
+    cfg = config(home, tmp_path/'named', steps=1)
+    cfg.data.split, cfg.vae.steps = str(straight/'split.json'), 1
+    train_diffusion(cfg)
+    assert read_json(tmp_path/'named/best/split.json') == read_json(straight/'split.json')
+
 def test_a_vae_alone_by_preset(home, tmp_path):
     s, out, err = shell('train', 'vae', '--preset', 'tiny', '--data', str(home/'set'), '--out', str(tmp_path/'vae'), '--image.resolution', '32', '--vae.block-out-channels', '8', '16', '--vae.groups', '4', '--steps', '3', '--batch-size', '4', '--device', 'cpu')
     cfg = read_json(tmp_path/'vae/best/vae/config.json')

@@ -37,7 +37,7 @@ def stage_vae(cfg:DiffusionConfig, device)->Codec:
     if cfg.codec.vae is not None: return cfg.codec.load(device)
     out = Path(cfg.out)
     say(f'stage 1: a VAE for these pictures, {out/"vae"}')
-    run = train_vae(vae_config(cfg, out/'vae', out/'split.json'))
+    run = train_vae(vae_config(cfg, out/'vae', cfg.data.split or out/'split.json'))
     return Codec.load(run.best/'vae', device=device)
 
 @torch.no_grad()
