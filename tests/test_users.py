@@ -153,6 +153,21 @@ def test_generate_makes_what_is_asked_for_and_repeats_it(straight, tmp_path):
     assert run('mix', '--mix', '1=0.5', '9=0.5')[0] == 0 and run('way', '--interpolate', '1', '9', '--points', '3')[0] == 0 and run('null', '--null')[0] == 0
     assert sorted(p.name for p in (tmp_path/'way/interpolate_1_9').iterdir()) == ['point_00.png', 'point_01.png', 'point_02.png']
 
+def test_the_model_says_what_it_is(straight):
+    m = read_json(straight/'best/model.json')
+    assert {'format', 'kind', 'resolution', 'channels', 'pixel_range', 'latent', 'condition', 'noise', 'sampling', 'weights', 'data', 'licence', 'train', 'fingerprints'} <= m.keys()
+    for k, want in dict(latent='channels height width scale shift measured_std', condition='kind rows null_index dropout', noise='prediction schedule beta_start beta_end train_timesteps zero_terminal_snr',
+                        sampling='sampler steps guidance interval rescale', weights='default ema_decay', data='source fingerprint colormap radar', train='preset steps seed version', fingerprints='vae unet').items():
+        assert set(want.split()) <= m[k].keys(), k
+
+def test_a_folder_of_data_is_never_taken_for_pictures(home, straight, tmp_path):
+    shutil.copytree(home/'set', tmp_path/'set')
+    for args, status, words in [(['--out', str(tmp_path/'set'), '--overwrite'], 1, 'holds other files'), (['--out', str(tmp_path/'x'), '--interpolate', '1', '9', '--per-user', '3'], 2, '--per-user and --start do not go'),
+                                (['--out', str(tmp_path/'x'), '--null', '--start', '-3'], 2, 'start: -3 is below 0'), (['--out', str(tmp_path/'x'), '--mix', '1=inf'], 2, 'weights of at least 0')]:
+        s, out, err = shell('generate', str(straight), *args)
+        assert s == status and words in err and err.count('\n') == 1, (args, err)
+    assert not (tmp_path/'set/generation.json').exists() and not (tmp_path/'x').exists()
+
 def test_what_is_wrong_is_one_line(home, straight, tmp_path):
     drawn(tmp_path/'twice', {1: 40}); (tmp_path/'twice/ID_01').mkdir(); shutil.copy(tmp_path/'twice/ID_1/r0/w0.png', tmp_path/'twice/ID_01')
     drawn(tmp_path/'torn'); (tmp_path/'torn/ID_1/r0/w0.png').write_bytes(b'x')
@@ -163,7 +178,7 @@ def test_what_is_wrong_is_one_line(home, straight, tmp_path):
     t = lambda d, *a: ['train', 'diffusion', '--preset', 'tiny', '--data', str(tmp_path/d if not os.path.isabs(d) else d), '--out', str(tmp_path/'run'), '--resolution', '32', *a]
     g = lambda d, *a: ['generate', str(d), '--out', str(tmp_path/'g'), *a]
     ours = str(home/'set')
-    for args, status, words in [(t('none'), 1, 'none'), (t('empty'), 1, 'no image in it'), (t('twice'), 1, 'are one user'), (t(ours, '--num-users', '31'), 2, '31, but'), (t('torn'), 1, 'w0.png'), (t('made'), 1, 'marked as generated'),
+    for args, status, words in [(t('none'), 1, 'none'), (t('empty'), 1, 'no image in it'), (t('twice'), 1, 'two folders are one user'), (t(ours, '--num-users', '31'), 2, '31, but'), (t('torn'), 1, 'w0.png'), (t('made'), 1, 'marked as generated'),
                                 (t(ours, '--resolution', '30'), 2, 'image.resolution: 30'), (t(ours, '--precision', 'fp16', '--device', 'cpu'), 2, 'precision: fp16 needs a GPU'), (t(ours, '--condition.dropout', '1'), 2, 'condition.dropout'), (t(ours, '--noise.prediction', 'epsilon'), 2, 'zero_terminal_snr'),
                                 (t(ours, '--sample.sampler', 'heun'), 2, 'sample.sampler: heun'), (t(ours, '--loss.recon.perceptual', '.1'), 1, 'vgg16-397923af.pth'), (t('other', '--data.split', str(straight/'split.json')), 1, 'of other data'),
                                 (g(straight, '--users', '4'), 2, 'user 4: not among the users of this model: 1, 7, 9'), (g(straight, '--sampler', 'flow'), 2, 'sampler: flow'), (g(tmp_path/'lost'), 1, 'lacks unet/'),

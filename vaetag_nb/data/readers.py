@@ -95,7 +95,7 @@ def class_order(src, names, any_name=False)->list:
     if any_name or not users: return sorted(names, key=natural)
     out = sorted(users, key=users.get)
     for a, b in zip(out, out[1:]):
-        if users[a] == users[b]: raise VaetagError(f'{src}: the folders {a} and {b} are one user')
+        if users[a] == users[b]: raise VaetagError(f'{src}: user {users[a]}: {a}, {b}: two folders are one user')
     return out
 
 # %% ../../nbs/01_data/22_readers.ipynb #27d8d553

@@ -32,6 +32,10 @@ class UserMap:
     def null_index(self)->int: return len(self.ids)
     def __repr__(self): return f"UserMap({len(self)} users: {', '.join(map(str, self.ids[:8]))}{', ...' if len(self) > 8 else ''})"
 
+    def told(self)->str:
+        "The map in words."
+        return 'number of each user: ' + ', '.join(f'{i} -> {n}' for n, i in enumerate(self.ids)) + f'; nobody -> {self.null_index}'
+
     def index(self, ids)->np.ndarray: # int64
         "The numbers of users; an unknown one is an error that lists those that are known."
         where = {str(i): n for n, i in enumerate(self.ids)}
@@ -60,14 +64,14 @@ class UserMap:
 # %% ../../nbs/01_data/70_users.ipynb #ae244ee8
 BLOCKS = 10   # pseudo-recordings of a user
 
-def _manifest(root, ids):
-    "Recordings by the manifest of a folder; `None` if there is none, or it does not name all files"
+def _manifest(root)->dict:
+    "Recordings by the manifest of a folder, by file; empty if there is none"
     path = Path(root)/'manifest.csv'
-    if not path.is_file(): return None
-    df = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=lambda c: c in ('file', 'recording'))
-    if 'recording' not in df or 'file' not in df: return None
-    known = dict(zip(df.file.str.replace('\\', '/'), df.recording))
-    return [known[i] for i in ids] if all(known.get(i) for i in ids) else None
+    if not path.is_file(): return {}
+    try: df = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=lambda c: c in ('file', 'recording'))
+    except ValueError as e: raise VaetagError(f"{path}: no table: {' '.join(str(e).split())[:100]}") from e
+    if 'recording' not in df or 'file' not in df: return {}
+    return dict(zip(df.file.str.replace('\\', '/'), df.recording))
 
 def _by_pattern(ids, pattern):
     "Recordings by a regular expression"
@@ -90,13 +94,15 @@ def recordings(ids,          # paths of files below the data set's folder: user/
                root,         # that folder
                pattern=None, # regular expression with a group `recording`, on these paths
                )->tuple:     # recording of each, and 'recording' or 'pseudo-recording'
-    "Which files belong together."
-    said = _manifest(root, ids)
-    if said is None and all(i.count('/') > 1 for i in ids): said = ['/'.join(i.split('/')[1:-1]) for i in ids]
-    if said is None and pattern: said = _by_pattern(ids, pattern)
-    if said is not None: return said, 'recording'
-    say(f"{root}: nothing says which files are one recording (manifest.csv, sub-folders, data.recording_pattern): each user's files are cut into {BLOCKS} blocks of neighbours; where neighbours overlap, the sides of a split are not independent")
-    return _blocks([i.split('/')[0] for i in ids]), 'pseudo-recording'
+    "Which files belong together: of each file what the manifest says, else its sub-folder, else the pattern, else neighbours."
+    listed = _manifest(root)
+    out = [listed.get(i) or '/'.join(i.split('/')[1:-1]) for i in ids]
+    left = [n for n, r in enumerate(out) if not r]
+    own = [ids[n] for n in left]
+    for n, r in zip(left, _by_pattern(own, pattern) if pattern else _blocks([i.split('/')[0] for i in own])): out[n] = r
+    if not left or pattern: return out, 'recording'
+    say(f"{root}: {f'{len(left)} of {len(ids)} files: '*(len(left) < len(ids))}nothing says which files are one recording (manifest.csv, sub-folders, data.recording_pattern): each user's files are cut into {BLOCKS} blocks of neighbours; where neighbours overlap, the sides of a split are not independent")
+    return out, 'pseudo-recording'
 
 # %% ../../nbs/01_data/70_users.ipynb #5dd7f85f
 @dataclass
@@ -126,7 +132,10 @@ def read_users(root,              # folder of class folders
     t = TagTable.read(root, layout=layout, max_bad=max_bad, allow_generated=allow_generated).with_sizes(max_bad=max_bad)
     folder = np.array([i.split('/')[0] for i in t.ids])
     names = list(dict.fromkeys(folder.tolist()))
-    numbered = layout == 'folders' and all(USER.fullmatch(n) for n in names)
+    if left := t.report.rows.get('skipped_folders'): say(f"{root}: left out: {', '.join(f'{n} ({why})' for n, _, why in left[:12])}{', ...' if len(left) > 12 else ''}")
+    odd = [n for n in names if not USER.fullmatch(n)]
+    if odd and layout == 'folders': raise VaetagError(f"{root}: folders of users are named ID_3, user_3 or 3, not {', '.join(odd[:4])}; data.layout: folders-any takes every name")
+    numbered = layout == 'folders'
     ids = [int(USER.fullmatch(n)[1]) if numbered else n for n in names]
     if num_users not in (None, len(ids)): raise UsageError(f'data.num_users: {num_users}, but {root} holds {len(ids)} users: {", ".join(map(str, ids[:40]))}')
     users = UserMap(tuple(ids), tuple(names), tuple(int((folder == n).sum()) for n in names))

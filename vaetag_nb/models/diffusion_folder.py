@@ -70,7 +70,7 @@ def model_json(m:LatentDiffusion)->dict:
     return dict(format=FORMAT, kind=KIND, created_by=f'vaetag_nb {vaetag_nb.__version__}', resolution=m.resolution, channels=m.channels, pixel_range=list(m.codec.pixel_range),
                 latent=dict(channels=channels, height=h, width=w, scale=c.scale, shift=plain(c.shift), std=plain(c.std), measured_std=m.latent_std),
                 condition=dict(kind=m.net.kind, rows=m.net.rows, null_index=m.users.null_index, dropout=m.dropout, tokens=m.net.tokens), noise=m.noise.to_dict(),
-                sampling={f.name: plain(getattr(m.sampling, f.name)) for f in dc.fields(Sampling)}, weights=m.weights, data=m.data, licence=m.licence, train=m.train, metrics=m.metrics, fingerprints=m.fingerprints)
+                sampling={f.name: plain(getattr(m.sampling, f.name)) for f in dc.fields(Sampling)}, weights=m.weights, data=m.data, licence=m.licence, train=m.train | dict(version=vaetag_nb.__version__), metrics=m.metrics, fingerprints=m.fingerprints)
 
 def diffusion_card(m:LatentDiffusion)->str: # markdown
     "The model card."

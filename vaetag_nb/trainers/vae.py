@@ -31,7 +31,7 @@ from .pixels import VaeImages
 from .processes import Processes, on_main
 from .runtime import pick_precision
 from .settings import DataConfig, OptimConfig, RunConfig, RunResult
-from .user_data import Augment, FolderData, UserImages, all_grey, sides_of_run
+from .user_data import Augment, FolderData, UserImages, picture_channels, sides_of_run
 from .vae_base import VaeBase, pictures
 from .vae_terms import KlLoss, PooledSemantic, ReconLoss, VaePart, must_reconstruct, no_sample
 
@@ -170,7 +170,7 @@ def start_codec(cfg:VaeConfig, paths)->Codec: # `paths`: of the training picture
     if c.init is None: raise UsageError('vae.block_out_channels: is for random weights (codec.init: random); a trained VAE has its own')
     for w in v.block_out_channels:
         if w % v.groups: raise UsageError(f'vae.block_out_channels: {w} is no multiple of vae.groups: {v.groups}')
-    grey = 1 if cfg.image.channels == '1' or cfg.image.channels == 'auto' and cfg.data.folders and all_grey(paths) else 3
+    grey = 3 if cfg.image.channels == 'auto' and not cfg.data.folders else picture_channels(cfg.image.channels, paths)
     layout = dict(in_channels=grey, out_channels=grey, block_out_channels=list(v.block_out_channels), layers_per_block=v.layers_per_block, latent_channels=v.latent_channels, norm_num_groups=v.groups,
                   use_quant_conv=True, use_post_quant_conv=True)
     return replace(c, config=layout | (c.config if isinstance(c.config, dict) else {})).start(cfg.seed)

@@ -93,6 +93,7 @@ class Generate:
         from vaetag_nb import generate as g
         asked = [k for k in ('null', 'mix', 'interpolate') if getattr(self, k)]
         if len(asked) + bool(self.users) > 1: raise UsageError(f"--{', --'.join([*asked, *(['users'] if self.users else [])])}: give one of them")
+        if self.interpolate and (self.per_user != 1 or self.start): raise UsageError('--interpolate: makes one picture a point (--points); --per-user and --start do not go with it')
         if self.null: return g.wanted_null(m, self.per_user, self.start)
         if self.mix: return g.wanted_mix(m, weights_of(self.mix), self.per_user, self.start)
         if not self.interpolate: return None
