@@ -151,6 +151,7 @@ def encoded(x, format:str, text:dict)->bytes: # `x`: (C, H, W) in [0, 1]
     im.save(out, 'PNG', pnginfo=info)
     return out.getvalue()
 
+# %% ../nbs/08t_generate.ipynb #cced4879
 def claim_folder(out, told:dict, overwrite=False):
     "Refuse a folder with pictures of other settings."
     path = Path(out)/'generation.json'
@@ -171,6 +172,7 @@ def listed_in(out)->list:
     if odd != '': raise VaetagError(f'{path}: file {odd!r}: no picture of this folder')
     return files
 
+# %% ../nbs/08t_generate.ipynb #cced487a
 @patch
 def to_folder(self:Generator, out, users=None, per_user=1, start=0, seed=0, items=None, format='png', overwrite=False, guide=None, **settings)->dict: # figures
     "Make pictures that are not there yet."

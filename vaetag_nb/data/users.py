@@ -51,7 +51,7 @@ class UserMap:
     def from_dict(cls, d, name='users.json')->'UserMap':
         "The map that `to_dict` wrote; numbers that are not 0, 1, ... in order are an error."
         try: users, null = d['users'], d['null_index']; rows = [(u['id'], u['index'], u.get('folder'), u.get('images')) for u in users]
-        except (TypeError, KeyError) as e: raise VaetagError(f'{name}: no map of users: {e if isinstance(e, KeyError) else "lacks users"} is missing') from e
+        except (TypeError, KeyError) as e: raise VaetagError(f"{name}: no map of users: {f'{e} is missing' if isinstance(e, KeyError) else 'users, each with id and index, are expected'}") from e
         if [r[1] for r in rows] != list(range(len(rows))) or null != len(rows) or len({str(r[0]) for r in rows}) != len(rows) or not rows:
             raise VaetagError(f'{name}: indices {[r[1] for r in rows][:8]} and null_index {null}; expected 0 to {len(rows) - 1} in order, each user once, and {len(rows)}')
         ids, _, folders, images = zip(*rows)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KIND', 'PARTS', 'LatentDiffusion', 'model_json', 'diffusion_card', 'save_diffusion', 'is_diffusion', 'load_net',
-           'load_diffusion', 'belongs']
+           'check_meta', 'load_diffusion', 'belongs']
 
 # %% ../../nbs/05_models/86_diffusion_folder.ipynb #557f5f2c
 import dataclasses as dc
@@ -118,7 +118,9 @@ def _unet(folder, sub, kind):
     import diffusers
     if not (folder/sub/f'{STEM}.safetensors').is_file(): raise VaetagError(f'{folder}: has no {sub}/{STEM}.safetensors' + ('; it was trained without averaging' if sub == 'unet_raw' else ''))
     cls = diffusers.UNet2DConditionModel if kind == 'cross' else diffusers.UNet2DModel
-    try: unet = cls.from_config(read_json(folder/sub/'config.json'))
+    config = read_json(folder/sub/'config.json')
+    if not isinstance(config, dict): raise VaetagError(f'{folder/sub}/config.json: no settings of a network (no JSON object)')
+    try: unet = cls.from_config(config)
     except (TypeError, ValueError, KeyError) as e: raise VaetagError(f"{folder/sub}/config.json: these settings make no {cls.__name__}: {' '.join(str(e).split())[:160]}") from e
     load_state(unet, load_tensors(folder/sub/f'{STEM}.safetensors')[0], folder/sub/f'{STEM}.safetensors', 'UNet')
     return unet if kind == 'cross' else with_table(unet)
@@ -137,6 +139,15 @@ def _table(folder, sub):
     return t
 
 # %% ../../nbs/05_models/86_diffusion_folder.ipynb #7c12e8da
+def check_meta(folder, meta):
+    "Refuse a model.json whose values cannot be."
+    gone = [k for k in ('resolution', 'channels') if k not in meta]
+    if gone: raise VaetagError(f"{folder}/model.json: lacks {', '.join(gone)}")
+    odd = [k for k in ('latent', 'weights', 'data', 'train', 'metrics') if not isinstance(meta.get(k, {}), dict)]
+    if not isinstance(meta['resolution'], int) or meta['resolution'] < 1: odd.append('resolution')
+    if meta['channels'] not in (1, 3): odd.append('channels')
+    if odd: raise VaetagError(f"{folder}/model.json: {odd[0]}: {meta[odd[0]]!r} cannot be")
+
 def load_diffusion(path,           # model folder, or run folder (its `best/`)
                    weights='ema',  # or 'raw': those without averaging
                    device='cpu')->LatentDiffusion:
@@ -144,8 +155,7 @@ def load_diffusion(path,           # model folder, or run folder (its `best/`)
     one_of('weights', weights, ('ema', 'raw'))
     folder = best_of(path)
     meta = described(folder, KIND, ('condition', 'noise', 'sampling', 'fingerprints'), PARTS, ' of a latent diffusion model')
-    gone = [k for k in ('resolution', 'channels') if k not in meta]
-    if gone: raise VaetagError(f"{folder}/model.json: lacks {', '.join(gone)}")
+    check_meta(folder, meta)
     try:
         noise = NoiseSchedule(**meta['noise'])
         sampling = build(Sampling, meta['sampling'], 'sampling')
@@ -166,3 +176,5 @@ def belongs(m:LatentDiffusion, weights='ema'):
     if m.net.rows != len(m.users) + 1: raise VaetagError(f'{m.folder}/users.json: {len(m.users)} users, but the table has {m.net.rows} rows; expected {len(m.users) + 1}')
     n = m.net.unet.config.in_channels
     if n != m.codec.channels: raise VaetagError(f"{m.folder}: the VAE's latents have {m.codec.channels} channels, the UNet takes {n}")
+    cell = m.codec.factor*2**(len(m.net.unet.config.block_out_channels) - 1)
+    if m.resolution % cell: raise VaetagError(f'{m.folder}/model.json: resolution: {m.resolution} is no multiple of {cell}, which VAE and UNet halve to one cell')
