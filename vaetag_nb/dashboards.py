@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'Scored', 'truth_of', 'score_all', 'Counts', 'count', 'chosen_rows', 'Predictions', 'enlarged',
-           'tag_browser', 'predictions_picture', 'tags', 'latents', 'reconstructions', 'translation', 'generation']
+           'tag_browser', 'predictions_picture', 'tags', 'latents', 'reconstructions', 'translation', 'generation',
+           'aligner']
 
 # %% ../nbs/10_dashboards.ipynb #3f7032a5
 import html
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import ipywidgets as W, matplotlib.pyplot as plt, numpy as np, scipy.sparse as sp, torch
 from fastcore.basics import patch
 from PIL import Image
+from .browse.aligner import AlignerBrowser
 from .browse.generation import GenerationBrowser
 from .browse.latents import LatentBrowser
 from .browse.recon import ReconBrowser
@@ -330,3 +332,10 @@ def generation(model,    # `Generator`, or a model or run folder of a latent dif
                **options)->GenerationBrowser: # of `browse.generation.GenerationBrowser`
     "Draw users with sliders for guidance, steps and seed, each picture beside the nearest real one."
     return GenerationBrowser(model, ref, **options)
+
+def aligner(tagger,    # `AlignedTagger`, or an aligner's run or folder
+            data,      # embeddings of its tagger, see `EmbeddingTable.read`
+            head=None, # of the tagger, see `read_head`; `None`: the one that it was trained with
+            **options)->AlignerBrowser: # of `browse.aligner.AlignerBrowser`
+    "True against predicted lengths, and the tags of one row before and after, with a slider over the length."
+    return AlignerBrowser(tagger, data, head, **options)
