@@ -7,7 +7,7 @@ from vaetag_nb.doctor import check_model
 from vaetag_nb.doctor_config import check_preset, check_settings
 from vaetag_nb.trainers.diffusion import train_diffusion
 from vaetag_nb.trainers.diffusion_settings import PRESETS, diffusion_config
-from vaetag_nb.trainers.dry_run import plan_diffusion
+from vaetag_nb.trainers.dry_run import first_codec, plan_diffusion
 from vaetag_nb.verbs import about, data, latents, train, train_users  # noqa: F401 (registers the verbs)
 from vaetag_nb.verbs.base import shell
 
@@ -126,6 +126,13 @@ def test_plans_write_nothing(home, tmp_path):
 def test_the_end_of_a_run_says_what_it_took(home):
     t = read_json(home/'run/best/model.json')['train']
     assert t['peak_memory_mb'] > 100 and t['peak_memory_of'] == 'the process' and t['seconds'] > 0
+
+@pytest.mark.slow
+def test_parameters_of_the_presets():
+    "The table of the contract: VAEs of one and of three channels, UNets for 31 users"
+    for preset, (one, three, unet) in dict(standard=(10_755_237, 10_757_543, 42_867_460), quality=(55_321_317, 55_325_927, 96_385_156)).items():
+        c = diffusion_config(preset=preset)
+        assert [first_codec(c, grey).num_parameters for grey in (True, False)] == [one, three] and sum(p.numel() for p in c.unet.make(4, 32, 31).parameters()) == unet
 
 @pytest.mark.slow
 @pytest.mark.parametrize('preset', PRESETS)

@@ -203,7 +203,7 @@ def check_model(path, device='cpu')->Findings:
     "Every check of a model folder, or of the one of a run."
     if not Path(path).is_dir(): raise VaetagError(f'{path}: no such model folder')
     kind = kind_of(path)
-    if kind is None: raise VaetagError(f'{path}: neither a run nor a model folder: looked for model.json and best/model.json')
+    if kind is None: raise VaetagError(f'{path}: neither a run nor a model folder: looked for model.json and best/model.json; a VAE is looked at by `vaetag latents check`')
     if kind == KIND: return check_diffusion(path, device)
     f = Findings(f'{best_of(path)}: {kind}')
     got = f.attempt('parts', answer, path, kind, words=lambda a: f'loaded strictly, {sum(p.numel() for p in a[1].parameters()):,} parameters')
