@@ -86,6 +86,7 @@ def diffusion_task(cfg:DiffusionConfig, p:Processes)->DiffusionTask: # `cfg`: ch
     say(f'{cfg.data.folders}: {users}; {users.users.told()}')
     left = [str(i) for n, i in enumerate(users.users.ids) if not ((users.user == n) & (side == 'train')).any()]
     if left: raise VaetagError(f"{cfg.data.split or out/'split.json'}: nothing to learn from of the users {', '.join(left[:8])}")
+    users.users.index(cfg.sample.users)       # a user who is not there is said now, not at the first picture
     on_main(p, lambda: users.users.write(out/'users.json'))
     codec = stage_vae(cfg, p.device)
     store, scale = stage_latents(cfg, codec, users, side, p)

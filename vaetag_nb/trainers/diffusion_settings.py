@@ -17,6 +17,7 @@ from ..core.errors import UsageError, one_of
 from ..models.latent_diffusion import UNetSettings
 from ..models.noise import NoiseSchedule
 from ..models.sampling import Sampling
+from .optim import check_optimizer
 from .power_ema import gamma_of
 from .runtime import Precision
 from .settings import CodecConfig
@@ -202,7 +203,7 @@ def faults(self:DiffusionConfig):
     if self.joint.steps and not self.init: yield f'joint.steps: {self.joint.steps} needs init, the folder of the finished model that is fine-tuned'
     o, c, n = self.optim, self.condition, self.noise
     for k, v, fine, legal in [('condition.dropout', c.dropout, 0 <= c.dropout < 1, 'in [0, 1)'), ('condition.dim', c.dim, c.dim >= 1, 'at least 1'), ('condition.tokens', c.tokens, c.tokens >= 1, 'at least 1'),
-                              ('optim.lr', o.lr, o.lr > 0, 'above 0'), ('optim.warmup', o.warmup, o.warmup >= 0, 'at least 0'), ('optim.floor', o.floor, 0 <= o.floor <= 1, 'in [0, 1]'),
+                              ('optim.warmup', o.warmup, o.warmup >= 0, 'at least 0'), ('optim.floor', o.floor, 0 <= o.floor <= 1, 'in [0, 1]'),
                               ('optim.weight_decay', o.weight_decay, o.weight_decay >= 0, 'at least 0'), ('ema.decay', self.ema.decay, 0 <= self.ema.decay < 1, 'in [0, 1)'),
                               ('loss.gamma', self.loss.gamma, self.loss.gamma > 0, 'above 0'), ('noise.offset', n.offset, n.offset >= 0, 'at least 0'), ('sample.every', self.sample.every, self.sample.every >= 0, 'at least 0'),
                               ('joint.steps', self.joint.steps, self.joint.steps >= 0, 'at least 0'), ('joint.lr', self.joint.lr, self.joint.lr > 0, 'above 0'), ('joint.encoder_grad', self.joint.encoder_grad, 0 <= self.joint.encoder_grad <= 1, 'in [0, 1]')]:
@@ -213,6 +214,7 @@ def faults(self:DiffusionConfig):
         own = dc.replace(self.sample, guidance=1.) if not c.dropout and self.sample.guidance == Sampling().guidance else self.sample
         yield from _said(own.check, n.make(), c.dropout > 0, before='sample.')
     yield from _said(self.augment.check)
+    yield from _said(check_optimizer, o.name, o.lr)
     for s in self.ema.power_stds: yield from _said(gamma_of, s)
     for w in () if self.codec.vae else self.vae.block_out_channels:
         if self.vae.groups < 1 or w % self.vae.groups: yield f'vae.block_out_channels: {w} is no multiple of vae.groups: {self.vae.groups}'
