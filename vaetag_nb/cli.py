@@ -7,7 +7,7 @@ __all__ = ['main']
 
 # %% ../nbs/12_cli.ipynb #7caa4a55
 import gc, os, signal, sys
-from .verbs import about, align, compare, data, latents, migrate, models, publish, radar, sets, train, train_users, translate, use
+from .verbs import about, align, compare, data, latents, migrate, models, models_here, publish, radar, sets, train, train_users, translate, use
 from .verbs.base import run
 
 # %% ../nbs/12_cli.ipynb #e994d124

@@ -155,7 +155,10 @@ def run(args:list)->int: # exit status
     try:
         if not args or args[0] in ('-h', '--help'): print(overview()); return 0 if args else 2
         if len(args) == 1 or args[1] in ('-h', '--help'):
-            if any(w.startswith(f'{args[0]} ') for w in VERBS): print(overview(args[0])); return 0 if len(args) > 1 else 2
+            if any(w.startswith(f'{args[0]} ') for w in VERBS) and (len(args) > 1 or args[0] not in VERBS):
+                print(overview(args[0]))
+                if args[0] not in VERBS: return 0 if len(args) > 1 else 2
+                print()                                 # a verb with others below it, such as models, has flags of its own
         if args[0] in ('-V', '--version'): from vaetag_nb import __version__; print(__version__); return 0
         words, rest = find_verb(args)
         f = VERBS[words]
