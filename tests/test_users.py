@@ -9,12 +9,12 @@ from vaetag_nb.latents.codec import Codec
 from vaetag_nb.latents.store import LatentStore
 from vaetag_nb.models.diffusion_folder import load_diffusion
 from vaetag_nb.trainers.diffusion import train_diffusion
-from vaetag_nb.trainers.diffusion_settings import diffusion_config
+from vaetag_nb.trainers.diffusion_settings import diffusion_config, vae_config
 from vaetag_nb.trainers.diffusion_task import DiffusionTask
 from vaetag_nb.trainers.identity import IdentityConfig, IdentityTask, train_identity
 from vaetag_nb.trainers.joint import JointTask
 from vaetag_nb.trainers.user_data import FolderData
-from vaetag_nb.trainers.vae import VaeTask
+from vaetag_nb.trainers.vae import VaeTask, train_vae
 from vaetag_nb.verbs import models, sets, train, train_users  # noqa: F401 (registers the verbs)
 from vaetag_nb.verbs.base import shell
 
@@ -83,6 +83,11 @@ def test_joint_fine_tuning_killed_and_resumed_is_never_stopped(home, straight, t
     was, now = load_diffusion(straight/'best'), load_diffusion(tmp_path/'run/best')
     assert was.codec.fingerprint != now.codec.fingerprint and now.meta['latent']['scale'] == now.codec.convention.scale
     assert LatentStore(straight/'latents').meta['fingerprint'] != now.codec.fingerprint     # an old store is not taken for one of the new VAE
+
+def test_before_its_start_a_critic_changes_nothing(home, straight, tmp_path):
+    cfg = config(home, tmp_path/'run', loss=dict(recon=dict(adv=.5, adv_start=.99)))
+    train_vae(vae_config(cfg, tmp_path/'vae', straight/'split.json'))
+    assert (straight/'vae/best/vae/diffusion_pytorch_model.safetensors').read_bytes() == (tmp_path/'vae/best/vae/diffusion_pytorch_model.safetensors').read_bytes()
 
 def test_without_joint_steps_the_vae_keeps_its_bytes(straight):
     assert load_diffusion(straight/'best').codec.fingerprint == Codec.load(straight/'vae/best/vae').fingerprint

@@ -175,10 +175,14 @@ PRESETS = dict(
 
 def diffusion_config(*sources, **settings)->DiffusionConfig: # YAML files, mappings, `"a.b=value"`; later ones win
     "Settings on top of the preset that they name."
-    own = load(DiffusionConfig, *sources, **settings)   # each is checked
-    if own.preset is None: return own
+    own = load(DiffusionConfig, dict(batch_size=0, accumulate=0), *sources, **settings)   # each is checked; 0: not said
+    if own.preset is None: return load(DiffusionConfig, *sources, **settings)
     one_of('preset', own.preset, PRESETS)
-    return load(DiffusionConfig, PRESETS[own.preset], *sources, **settings)
+    base = dict(PRESETS[own.preset])
+    if own.epochs is not None: base.pop('steps', None)
+    if own.batch_size > 0 and not own.accumulate and 'accumulate' in base:   # as many in a step as before
+        base['accumulate'] = max(1, base.get('batch_size', DiffusionConfig.batch_size)*base['accumulate']//own.batch_size)
+    return load(DiffusionConfig, base, *sources, **settings)
 
 # %% ../../nbs/06_trainers/98_diffusion_settings.ipynb #c6a0e178
 @patch

@@ -27,11 +27,12 @@ def _long(a, short):
 @verb('train diffusion')
 def train_diffusion(args):
     "Train a latent diffusion model of users on class folders: [run.yaml ...] [--preset tiny] [--data DIR] [--key value ...]. --dry-run only plans."
-    from vaetag_nb.core.config import ConfigError, load
+    from vaetag_nb.core.config import ConfigError
     from vaetag_nb.trainers.diffusion_settings import DiffusionConfig, diffusion_config
     args, dry = taken(long_names(args), '--dry-run')
     n = next((i for i, a in enumerate(args) if a.startswith('-')), len(args))
-    try: base = diffusion_config(*args[:n], **dict(preset=p) if (p := value_of(args[n:], '--preset') or load(DiffusionConfig, *args[:n]).preset) else {})
+    said = {k: v for k in ('preset', 'batch_size', 'accumulate', 'epochs') if (v := value_of(args[n:], f'--{k}', f"--{k.replace('_', '-')}"))}   # what others depend on
+    try: base = diffusion_config(*args[:n], *(f'{k}={v}' for k, v in said.items()))
     except ConfigError as e: raise UsageError(str(e)) from e
     cfg = parse(DiffusionConfig, args[n:], 'train diffusion', base, ' [run.yaml ...]')
     if dry: return plan_told('plan_diffusion', cfg)
