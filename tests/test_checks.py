@@ -1,5 +1,5 @@
 "Checks as commands: each deliberate mismatch of a trained model has its own line and exit status 1; what a VAE gives back; plans that write nothing."
-import json, os, shutil
+import json, shutil
 import numpy as np, pytest, torch
 from PIL import Image
 from vaetag_nb.core.io import load_tensors, read_json, save_tensors, write_json
@@ -20,7 +20,6 @@ def quiet(monkeypatch): monkeypatch.setenv('VAETAG_QUIET', '1')
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
     "Three users, one of arrays, and a diffusion model of them, hardly trained"
-    os.environ['VAETAG_QUIET'] = '1'
     home = tmp_path_factory.mktemp('checks')
     for u, grey in {1: 40, 7: 128, 9: 220}.items():
         for r in range(4):
@@ -29,8 +28,10 @@ def home(tmp_path_factory):
                 x = np.random.default_rng([u, r, k]).normal(grey, 4, (32, 32)).clip(0, 255)
                 if u == 9: np.save(f/f'w{k}.npy', (x/255).astype(np.float32))
                 else: Image.fromarray(x.astype(np.uint8)).save(f/f'w{k}.png')
-    train_diffusion(diffusion_config(dict(preset='tiny', out=str(home/'run'), data=dict(folders=str(home/'set')), image=dict(resolution=32), vae=dict(block_out_channels=(8, 16, 16), groups=4, steps=4, batch_size=4),
-                                          unet=dict(block_out_channels=(32, 32)), steps=4, batch_size=4, ema=dict(decay=.9), sample=dict(every=0), eval_every='4 steps', save_every='4 steps', device='cpu')))
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv('VAETAG_QUIET', '1')
+        train_diffusion(diffusion_config(dict(preset='tiny', out=str(home/'run'), data=dict(folders=str(home/'set')), image=dict(resolution=32), vae=dict(block_out_channels=(8, 16, 16), groups=4, steps=4, batch_size=4),
+                                              unet=dict(block_out_channels=(32, 32)), steps=4, batch_size=4, ema=dict(decay=.9), sample=dict(every=0), eval_every='4 steps', save_every='4 steps', device='cpu')))
     return home
 
 # --- doctor MODEL --------------------------------------------------------------------------------------------------------
