@@ -7,7 +7,7 @@ __all__ = ['MOTION', 'ValidationSettings', 'Sides', 'split_of', 'sides_of', 'fre
            'as_spectrogram', 'motion_of', 'inside', 'motion_criterion', 'texture_of', 'inception_fid']
 
 # %% ../nbs/08tb_judging.ipynb #676d52a6
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 import numpy as np, torch
 from .core.errors import UsageError, VaetagError
 from .core.io import hash_json
@@ -20,7 +20,6 @@ from .eval.features import extractor
 from .eval.frechet import frechet_distance
 from .eval.pairs import verified
 from .eval.texture import texture_ratio, texture_statistics
-from .eval.weights import Unavailable
 from .models.identity import Identity, identity_net
 from .trainers.engine import Trainer
 from .trainers.identity import IdentityConfig, IdentityTask
@@ -79,7 +78,6 @@ def sides_of(gen, ref, judge:Identity, split:UserSplit|None, device, o:Validatio
     "Real pictures of the judge's split, and generated ones."
     real, made = read_users(ref, allow_generated=o.allow_generated), read_users(gen, pattern='(?P<recording>.+)', allow_generated=True)
     side, only = real.sides_of(split_of(judge, split)), _known(judge, real, made, ref, gen, o.users)
-    mine = np.isin(real.user, only)
     for u in only:
         if not ((side == 'test') & (real.user == u)).any(): raise VaetagError(f'{ref}: user {real.users.ids[u]} has no test recording; nothing is left that nobody has seen')
     grey, size = judge.net.args['channels'] == 1, judge.resolution

@@ -9,7 +9,7 @@ __all__ = ['METRICS', 'check_judge', 'baselines_of', 'identity_of', 'per_user_of
 import dataclasses as dc
 from pathlib import Path
 import numpy as np, pandas as pd
-from .core.errors import UsageError, VaetagError
+from .core.errors import VaetagError
 from .core.io import check_folder, hash_json, read_json, read_jsonl
 from .data.users import UserSplit
 from .eval.criteria import distribution_criteria, identity_criteria, stability_criterion, target_criteria
@@ -17,8 +17,8 @@ from .eval.distribution import bias_note
 from .eval.identity import classification_report, rank_k
 from .eval.result import EvalResult, claim
 from .judging import Sides, ValidationSettings, has_motion, inception_fid, motion_criterion, sides_of, split_of, texture_of, transfer
-from .judging_figures import confusion_of, figures_of
-from .judging_report import Validation, cost_of, mark_of, vae_psnr, write_validation
+from .judging_figures import figures_of
+from .judging_report import Validation, cost_of, vae_psnr, write_validation
 from .models.identity import Identity, load_identity
 from .trainers.identity_data import judge_baselines
 
@@ -100,8 +100,8 @@ def validate_generation(gen,             # folder of generated users, as `to_fol
     notes = check_judge(judge, identity, gen, o)
     given = UserSplit.read(split) if split else None
     own = split_of(judge, given)
-    r = EvalResult('generation', settings=dc.asdict(o) | dict(judge=judge.fingerprint, data=own.data_fingerprint, split=hash_json(own.users)), inputs=dict(gen=str(gen), ref=str(ref), identity=str(identity), run=run and str(run)))
-    r.settings['users'] = [str(u) for u in o.users]
+    settings = dc.asdict(o) | dict(users=[str(u) for u in o.users], judge=judge.fingerprint, data=own.data_fingerprint, split=hash_json(own.users))
+    r = EvalResult('generation', settings=settings, inputs=dict(gen=str(gen), ref=str(ref), identity=str(identity), run=run and str(run)))
     if out is not None: check_folder(out); claim(Path(out)/'report.json', r, overwrite)
     s = sides_of(gen, ref, judge, given, device, o)
     criteria, f, grain, transfers, more = measured(s, judge, o, device)
@@ -111,9 +111,11 @@ def validate_generation(gen,             # folder of generated users, as `to_fol
     criteria += target_criteria(s.seen['gen'].top1, f.metrics['fid'], f.metrics['is_own'], psnr, o.strict_targets, f.reasons | dict(psnr=why))
     r.metrics, r.intervals, r.reasons = ({k: d[k] for k in METRICS if k in d} for d in (f.metrics, f.intervals, f.reasons))
     r.counts = {f'n_{k}': len(s.seen[k].user) for k in ('gen', 'train', 'val', 'test') if k in s.seen} | dict(users=len(judge.users), judged=len(s.only))
-    r.notes = notes + more + ([f'only the users {", ".join(str(judge.users.ids[u]) for u in s.only)} are judged; classifiers that learn from generated pictures also see real ones of the others'] if len(s.only) < len(judge.users) else []) + (
-        ['the pictures that stand for real ones may be made by a model (allow_generated)'] if o.allow_generated else [])
+    r.notes = notes + more
+    if len(s.only) < len(judge.users): r.notes.append(f'judged are the users {", ".join(str(judge.users.ids[u]) for u in s.only)}; classifiers that learn from generated pictures also see real ones of the others')
+    if o.allow_generated: r.notes.append('the pictures that stand for real ones may be made by a model (allow_generated)')
     cost, unknown = cost_of(run or model)
-    v = Validation(r, criteria, s.real.source, identity_of(s, judge, criteria, o.seed), transfers, per_user_of(s, judge), f.real, grain, stability, cost, unknown, figures_of(s, judge, o.seed) if out is not None else {})
+    v = Validation(r, criteria, s.real.source, identity_of(s, judge, criteria, o.seed), transfers, per_user_of(s, judge), f.real, grain, stability, cost, unknown)
+    if out is not None: v.figures = figures_of(s, judge, o.seed)
     if out is not None: write_validation(v, out)
     return v

@@ -149,7 +149,7 @@ def _distances(f, g, real, test, drawn, seed):
     except Unavailable as e: ratio, within, why = None, None, str(e); f.put('fd_own', None, why=why); f.put('fd_own_real', None, why=why)
     f.real['fd_own'] = f.metrics['fd_own_real']
     try: f.real['fd_own_floor'] = fd_floor(test.e, seed)[0]
-    except Unavailable as e: f.real['fd_own_floor'] = None
+    except Unavailable: f.real['fd_own_floor'] = None     # too few to halve
     f.attempt('kid_own', lambda: (float(kid(g.e, test.e).value), kid_interval(g.e, test.e, g.group, test.group, 1000 if drawn else 0, seed)), real=None if len(real.user) < 2 else float(kid(real.e, test.e).value))
     return at_most('fd.ratio', ratio, 3., 1., reason='' if ratio is not None else why, interval=within)
 
