@@ -5,15 +5,18 @@ from PIL import Image
 from engine_toys import processes
 from vaetag_nb.core.io import load_tensors, read_json, read_jsonl, write_json
 from vaetag_nb.generate import load_generator
+from vaetag_nb.losses import gaussian_kl, spectral
 from vaetag_nb.latents.codec import Codec
 from vaetag_nb.latents.store import LatentStore
 from vaetag_nb.models.diffusion_folder import load_diffusion
+from vaetag_nb.models.latent_diffusion import UNetSettings
 from vaetag_nb.trainers.diffusion import train_diffusion
 from vaetag_nb.trainers.diffusion_settings import diffusion_config, vae_config
 from vaetag_nb.trainers.diffusion_task import DiffusionTask
 from vaetag_nb.trainers.identity import IdentityConfig, IdentityTask, train_identity
 from vaetag_nb.trainers.joint import JointTask
 from vaetag_nb.trainers.user_data import FolderData
+from vaetag_nb.trainers.optim import cosine
 from vaetag_nb.trainers.vae import VaeTask, train_vae
 from vaetag_nb.verbs import models, sets, train, train_users  # noqa: F401 (registers the verbs)
 from vaetag_nb.verbs.base import shell
@@ -145,6 +148,22 @@ def test_a_vae_alone_by_preset(home, tmp_path):
     cfg = read_json(tmp_path/'vae/best/vae/config.json')
     assert s == 0 and cfg['in_channels'] == 1 and cfg['scaling_factor'] not in (1., .18215), err
     assert shell('train', 'vae', '--preset', 'huge')[0] == 2
+
+@pytest.mark.slow
+def test_before_its_start_a_critic_changes_no_byte_of_the_vae(home, tmp_path):
+    for name, adv in (('none', 0.), ('later', .5)):
+        train_vae(vae_config(config(home, tmp_path/name, loss=dict(recon=dict(adv=adv, adv_start=.99))), tmp_path/name))
+    (a, b) = ((tmp_path/n/'best/vae/diffusion_pytorch_model.safetensors').read_bytes() for n in ('none', 'later'))
+    assert a == b
+
+def test_worked_numbers():
+    one, zero = torch.ones(1, 4096, 1, 1), torch.zeros(1, 4096, 1, 1)
+    assert gaussian_kl(one, zero, reduce='sum').item() == 2048 and gaussian_kl(one, zero).item() == .5
+    x = torch.zeros(1, 1, 8, 8); x[..., 3, 4] = 1
+    assert abs(spectral(x, torch.zeros_like(x)).item() - 1/64) < 1e-7
+    assert [abs(1e-4*cosine(100, 10, .1)(s) - v) < 1e-9 for s, v in ((0, 1e-5), (9, 1e-4), (55, 5.5e-5), (99, 1.00274e-5))] == [True]*4
+    with torch.device('meta'): net = UNetSettings('cross', (128, 256, 512, 512), 2, (1, 2, 3), 32).make(4, 16, 31)
+    assert sum(p.numel() for p in net.unet.parameters()) == 139_680_132
 
 # --- generation --------------------------------------------------------------------------------------------------------
 

@@ -179,6 +179,7 @@ def to_folder(self:Generator, out, users=None, per_user=1, start=0, seed=0, item
     one_of('format', format, FORMATS)
     if format == 'png16' and self.m.channels != 1: raise UsageError('format: png16 is for grey models; take png or npy')
     items, s, out = items or wanted_users(self.m, users, per_user, start), self.settings(**settings), Path(out)
+    if guide is not None: guide.check(items, self.m)
     calls = s.network_calls(self.m.noise)
     told = dict(generated=True, model=self.m.fingerprints, source=self.m.data.get('source', 'unknown'), seed=seed, **s.to_dict(), batch_size=self.batch_size, format=format, resolution=self.m.resolution, guide=guide and guide.spec())
     check_folder(out)

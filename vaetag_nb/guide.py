@@ -29,6 +29,10 @@ class Guide:
     convention: Convention|None = None # of a latent tagger's own latents
     def spec(self)->dict: return dict(fingerprint=self.fingerprint, scale=self.scale, on=self.on, tags=list(self.tags))
 
+    def check(self, items, m:LatentDiffusion):
+        "Refuse pictures, of `Wanted`, that it cannot guide."
+        if not self.tags and any(len(w.cond) != 1 or w.cond[0][0] == m.users.null_index for w in items): raise UsageError('guide: an identity model guides to a user, not to a mixture or to nobody')
+
     def log_p(self, z, time, who)->torch.Tensor: # latents in the model's space, times in [0, 1], rows of the users (B,); one number, the sum over the batch
         "How probable what is wanted is."
         if self.tags: return F.logsigmoid(self.net(z)[:, list(self.columns)].float()).sum()
