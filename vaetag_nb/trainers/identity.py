@@ -34,7 +34,7 @@ from .processes import Processes, on_main, rows_of_all
 from .runtime import Precision, pick_precision
 from .settings import RunResult
 from .task import Task, TensorSource
-from .user_data import Augment, FolderData, sides_of_run
+from .user_data import BlurAugment, FolderData, sides_of_run
 
 # %% ../../nbs/06_trainers/99_identity.ipynb #432fd54e
 @dataclass
@@ -58,7 +58,7 @@ class IdentityConfig:
     resolution: int = 64         # side of the pictures, pixels
     backbone: str = 'resnet18'   # any network of timm, from random weights
     dim: int = 128               # of the embedding
-    augment: Augment = field(default_factory=lambda: Augment())
+    augment: BlurAugment = field(default_factory=lambda: BlurAugment())
     roll: bool|None = None       # pictures are shifted along the columns, round the edge: where a window begins says nothing of who walks; none: spectrograms of `data radar` are
     loss: IdentityLoss = field(default_factory=IdentityLoss)
     users: int = 8               # users in a batch
