@@ -228,7 +228,7 @@ def test_a_model_is_judged_by_its_run(home, straight, tmp_path):
 @pytest.mark.slow
 def test_three_users_of_constant_greys(home, tmp_path):
     cfg = diffusion_config(dict(preset='tiny', out=str(tmp_path/'run'), data=dict(folders=str(drawn(tmp_path/'set', recordings=6, pictures=4))), image=dict(resolution=32), vae=dict(block_out_channels=(16, 32, 32), steps=200, lr=2e-3),
-                                steps=300, optim=dict(lr=1e-3), ema=dict(decay=.98), sample=dict(every=0), eval_every='150 steps', device='cpu'))
+                                steps=700, optim=dict(lr=1e-3), ema=dict(decay=.98), sample=dict(every=0), eval_every='150 steps', device='cpu'))
     run = train_diffusion(cfg)
     x = load_generator(run.out).generate(per_user=8).pictures.mean((1, 2, 3)).reshape(3, 8)
     near = np.abs(x[..., None] - np.array([*GREYS.values()])).argmin(-1)
