@@ -6,7 +6,7 @@ Training: both sides train the same UNet2DModel (preset tiny, 8 users) on latent
 time and dropout of each sample from counters; the peer is the loop of diffusers' examples (DDPMScheduler.add_noise, get_velocity, mse, EMAModel) on latents in memory.
 Drawing: the same weights and the same first noise, DDIM with guidance 2, in one batch; the latents agree to 1e-5. The peer is the loop of diffusers' pipelines (one batch of twice the size a step).
 """
-import copy
+import copy, gc
 import numpy as np, torch
 from torch.nn import functional as F
 from diffusers import DDPMScheduler
@@ -38,6 +38,7 @@ def training(b, cfg):
     codec = Codec.random(dict(in_channels=1, out_channels=1, block_out_channels=[8, 8, 8, 8], norm_num_groups=4, layers_per_block=1, latent_channels=4))
     task = DiffusionTask(cfg.unet.make(4, b.side, USERS, 0), source(True), source(False), cfg, codec, UserMap(tuple(range(1, USERS + 1))), None)
     unet, null = copy.deepcopy(task.net.unet), USERS
+    gc.freeze()   # as `Trainer.fit` does, and for both sides
     t = Trainer(task, steps=10**6, ema=cfg.ema.decay, ema_warmup='ramp', max_grad_norm=1., device='cpu', precision='no')
     groups = t.groups(); t.train_mode()
     scheduler = DDPMScheduler(beta_start=.00085, beta_end=.012, beta_schedule='scaled_linear', prediction_type='v_prediction', rescale_betas_zero_snr=True)

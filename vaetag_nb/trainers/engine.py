@@ -6,7 +6,7 @@
 __all__ = ['Trainer', 'to_cpu']
 
 # %% ../../nbs/06_trainers/40_engine.ipynb #ce599430
-import contextlib, json, signal, time
+import contextlib, gc, json, signal, time
 import psutil, torch, yaml
 from accelerate.utils import send_to_device
 from fastcore.basics import patch
@@ -429,6 +429,7 @@ def session(self:Trainer):
     with contextlib.ExitStack() as stack:
         if self.run: on_main(self.p, lambda: stack.enter_context(locked(self.run)))
         stack.enter_context(self.signals); stack.enter_context(switches(*self.switches))
+        gc.freeze(); stack.callback(gc.unfreeze)   # half a million objects of the libraries are not looked through again and again
         yield
 
 # %% ../../nbs/06_trainers/40_engine.ipynb #2d10d824

@@ -185,6 +185,13 @@ class Ema:
         self.modules, self.decay, self.warmup = modules, decay, warmup
         own = lambda v: v.detach().to(device or v.device, copy=True)
         self.shadow = {n: {k: own(v) for k, v in m.state_dict().items()} for n, m in modules.items()}
+        self.live = {n: self.moving(m) for n, m in modules.items()}
+
+    def moving(self, m)->tuple: # names of what is averaged, the weights themselves by name (they change in place)
+        "What of a module is averaged."
+        now = m.state_dict()
+        fixed = {k for k, _ in m.named_buffers() if k.rsplit('.', 1)[-1] not in ('running_mean', 'running_var')}
+        return [k for k, v in now.items() if k not in fixed and v.is_floating_point()], now
 
     def decay_at(self, step:int): # number of this update, from 1
         "The decay of one update."
@@ -196,10 +203,8 @@ class Ema:
     def update(self, step:int):
         "Take the present weights in, as update number `step`, from 1."
         weight = 1 - self.decay_at(step)
-        for name, m in self.modules.items():
-            now, kept = m.state_dict(), self.shadow[name]
-            fixed = {k for k, _ in m.named_buffers() if k.rsplit('.', 1)[-1] not in ('running_mean', 'running_var')}
-            moving = [k for k, v in kept.items() if k not in fixed and v.is_floating_point()]
+        for name in self.modules:
+            (moving, now), kept = self.live[name], self.shadow[name]
             new = [now[k].to(kept[k].device) for k in moving]
             if moving: torch._foreach_lerp_([kept[k] for k in moving], new, weight)
             for k in kept.keys() - set(moving): kept[k].copy_(now[k])
