@@ -122,6 +122,14 @@ def test_what_is_wrong_is_one_line(home, tmp_path, change, status, why):
     with pytest.raises(VaetagError) as e: train_aligner(config(home, tmp_path/'run', **change))
     assert e.value.exit_code == status and why in str(e.value) and '\n' not in str(e.value) and not (tmp_path/'run/best').exists()
 
+@pytest.mark.parametrize('rows, why', [
+    (np.ones((3, 8), np.float32), 'row 0: an embedding of width 8; the aligner takes the width 24'),
+    (np.ones((3, 24), np.float32)*np.float32([[1], [0], [1]]), 'the first is row 1 of'), (np.ones((3, 24), np.float32)*np.float32([[1], [1], [np.nan]]), 'the first is row 2 of')])
+def test_rows_that_cannot_be_tagged_are_named(home, straight, tmp_path, rows, why):
+    np.savez(tmp_path/'bad.npz', embs=rows)
+    status, out, err = shell('tag', '--embeddings', str(tmp_path/'bad.npz'), '--aligner', str(home/'straight'), '--head', str(home/'inv.npz'), '--device', 'cpu', '--out', str(tmp_path/'tags.json'))
+    assert status == 1 and why in err and 'bad.npz' in err and 'Traceback' not in err and not (tmp_path/'tags.json').exists()
+
 def test_offline_hub_names_say_where_to_put_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True); monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
     with pytest.raises(VaetagError, match='SwinV2_v3/samples_200.npz of deepghs/wd14_tagger_inversion is not in the hub.s cache and cannot be downloaded.*name its path'): EmbeddingTable.read('hub:SwinV2_v3/samples_200')

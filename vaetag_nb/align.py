@@ -74,7 +74,9 @@ def tag(self:AlignedTagger, x,          # (n,) or (B, n), or an `EmbeddingTable`
         )->Result|Results: # one for (n,)
     "Tag embeddings."
     if rule not in ('auto', 'mcut'): raise UsageError(f'rule {rule!r} is neither auto nor mcut')
-    if isinstance(x, EmbeddingTable): names, x = x.names(np.arange(len(x))), x.take(np.arange(len(x)))['inputs']
+    if isinstance(x, EmbeddingTable):
+        if x.n != self.aligner.n: raise VaetagError(f'{x.files[0].path}: row 0: an embedding of width {x.n}; the aligner takes the width {self.aligner.n}')
+        names, x = x.names(np.arange(len(x))), x.take(np.arange(len(x)))['inputs']
     scores, cut = self.scores(x, names), self.thresholds(threshold)
     tags = self.vocab.categories != 9
     own = lambda s: np.full(len(s), mcut(s[tags]), np.float32) if rule == 'mcut' else cut
