@@ -59,9 +59,9 @@ def staged(folder:Path, meta:dict, licence:str, to:Path, head=None): # `head`: o
 def place_of(src, meta:dict, name='')->str:
     "The folder of a repository that a model goes to: as asked for; an aligner's is called as its run."
     name = str(name).strip('/')
-    if not name and meta.get('kind') == 'aligner':
+    if meta.get('kind') == 'aligner':
         path = Path(src).resolve()
-        name = path.parent.name if path.name == 'best' else path.name
+        name = name or (path.parent.name if path.name == 'best' else path.name)
         tagger = (meta.get('options') or {}).get('suffix_model_name')
         if not name.startswith(f'{tagger}_' if tagger else tuple(f'{t}_' for t in TAGGERS)): say(f'{name}: clients ask for TAGGER_NAME, such as SwinV2_v3_mine; --name says another name')
     if name and not re.fullmatch(r'[\w][\w.-]*(/[\w][\w.-]*)*', name): raise UsageError(f'name: {name!r}: letters, digits, . _ - and / between folders')
