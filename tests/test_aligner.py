@@ -70,6 +70,7 @@ def test_fewer_rows_than_a_batch_and_files_for_the_test(home, tmp_path):
     run = train_aligner(config(home, tmp_path/'two', epochs=1, data=dict(test=[str(tmp_path/'few.npz')])))
     assert read_json(run.best/'evaluation.json')['rows'] == dict(test=9, train=700)
 
+@pytest.mark.slow
 def test_inputs_of_something_else(home, tmp_path):
     "Directions that are turned a little: only `residual` can turn them back"
     e, r = np.load(home/'single.npz')['embs'], np.random.default_rng(1)

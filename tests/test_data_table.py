@@ -190,7 +190,7 @@ def test_users_in_the_order_of_their_numbers(tmp_path):
     (tmp_path/'id-003/generation.json').write_text('{"generated": true}')
     assert len(TagTable.read(tmp_path)) == 2 and len(TagTable.read(tmp_path, allow_generated=True)) == 3
     (tmp_path/'user02').mkdir(); Image.new('L', (4, 4)).save(tmp_path/'user02/1.png')
-    with pytest.raises(VaetagError, match='ID_2 and user02 are one user'): TagTable.read(tmp_path)
+    with pytest.raises(VaetagError, match='user 2: ID_2, user02: two folders are one user'): TagTable.read(tmp_path)
 
 # --- where relative paths lead ---------------------------------------------------------------------------------------------
 def test_relative_paths(tmp_path, monkeypatch):
