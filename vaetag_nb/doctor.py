@@ -20,6 +20,7 @@ from .latents.codec import Codec
 from .latents.weights import STEM
 from .infer import Tagger
 from .models.cyclegan_folder import load_cyclegan
+from .models.aligner_folder import load_aligner
 from .models.diffusion_folder import KIND, PARTS, load_net
 from .models.folder import FORMAT, best_of, kind_of
 from .models.identity import load_identity
@@ -190,6 +191,9 @@ def answer(path, kind:str)->tuple: # fingerprint, parameters, the answer to rand
         m, side = load_identity(path), 0
         side = m.resolution if m.net.args['space'] == 'pixels' else 8
         return m.fingerprint, m.net, m.net(torch.randn(2, m.net.args['channels'], side, side, generator=g))[1]
+    if kind == 'aligner':
+        m = load_aligner(path)
+        return hash_tensors(m.net.state_dict()), m.net, m(torch.randn(2, m.n, generator=g))
     if kind == 'cyclegan':
         m = load_cyclegan(path)
         side = 2*m.G.smallest

@@ -34,7 +34,7 @@ _DRAW = _OLD | dict(model_dir=_f('MODEL', why='the folder of a run, or the model
     num_users=_f(None, 'int', 'the model knows it'), num_inference_steps=_f('--steps', 'int'), guidance_scale=_f('--guidance', 'float', 'old weights have no row that was trained to mean nobody: fixed to 1 there'), scheduler_type=_f('--sampler', why='steps are spaced from the end'), seed=_f('--seed', 'int', 'each picture is a function of user, number and seed'),
     device=_f('--device'), batch_size=_f('--batch-size', 'int'), interpolation=_f(None, 'switch', 'two users are enough'), interpolation_users=_f('--interpolate', 'many'), interpolation_steps=_f('--points', 'int'))
 _CHECK = dict(model_path=_f('MODEL'), output_dir=_f('MODEL', why='the run folder'), data_dir=_f('--data'), num_samples=_f('--num', 'int'), mode=_f(why='compare: give a second model behind the first'))
-_JUDGE = _OLD | dict(real_data_root=_f('REAL'), data_dir=_f('REAL'), target_user_id=_f('USER', 'int', 'all users are judged in one run; its row is in per_user of report.json'), output_dir=_f('OUT'), generated_images_dir=_f('GEN'), generate_images=_f(None, 'switch', 'a model as --gen is drawn from first'),
+_JUDGE = _OLD | dict(real_data_root=_f('REAL'), data_dir=_f('REAL'), target_user_id=_f('USER', 'int', 'the judge learns all users; without --users all are judged in one run'), output_dir=_f('OUT'), generated_images_dir=_f('GEN'), generate_images=_f(None, 'switch', 'a model as --gen is drawn from first'),
     action=_f(why='one judge for all users, instead of one classifier for each; it is trained once'), num_images_to_generate=_f('PER', 'int'), guidance_scale=_DRAW['guidance_scale'], num_inference_steps=_f(None, 'int', "the model's; or draw first, by `vaetag generate`"), batch_size=_f('BATCH', 'int'), device=_f('DEVICE'),
     confidence_threshold=_f(None, 'float', 'the threshold is the point of equal error on validation, not a taste'), classifier_epochs=_f(None, 'int', '--steps of `train identity`'), epochs=_f(None, 'int', '--steps of `train identity`'), classifier_batch_size=_f(None, 'int', '--users times --per-user of `train identity`'),
     classifier_lr=_f('LR', 'float'), max_samples_per_class=_f(None, 'int', 'all are used'), max_samples=_f(None, 'int', 'all are used'), force_retrain=_f(None, 'switch', 'another --out'))
@@ -56,7 +56,7 @@ GEN_SCRIPTS = {
 
 def generation_table()->pd.DataFrame: # columns script, flag, ours, what changed
     "The table: every script and flag of the original, what it is now, and what changed in meaning."
-    place = dict(REAL='--data, --ref', OUT='--out', GEN='--gen', PER='--per-user', BATCH='--batch-size', DEVICE='--device', LR='--lr', USER='')
+    place = dict(REAL='--data, --ref', OUT='--out', GEN='--gen', PER='--per-user', BATCH='--batch-size', DEVICE='--device', LR='--lr', USER='--users')
     rows = []
     for n, s in GEN_SCRIPTS.items():
         rows += [(n, '', f'vaetag {s.verb}', s.why), *((n, k if k in s.positional else f'--{k}', place.get(f.to, f.to or ''), f.why) for k, f in s.flags.items())]
@@ -112,6 +112,8 @@ def _judge(name, given):
     made, model = _moved({k: v for k, v in given.items() if k != 'data_dir' or 'real_data_root' not in given})
     real, out = given.get('real_data_root', given.get('data_dir', 'DATA')), given.get('output_dir', 'validation_results')
     more = [w for k, flag in (('num_images_to_generate', '--per-user'), ('batch_size', '--batch-size'), ('device', '--device')) if k in given and name != 'validation_simple.py' for w in (flag, str(given[k]))]
+    if 'target_user_id' in given: more += ['--users', str(given['target_user_id'])]
+    if 'guidance_scale' in given and not made and 'generated_images_dir' not in given: more += ['--guidance', str(given['guidance_scale'])]
     judge = ['vaetag', 'train', 'identity', '--data', real, '--split', 'split.json', '--out', f'{out}/judge', *(['--lr', str(given['classifier_lr'])] if 'classifier_lr' in given else [])]
     first = [*made, ['vaetag', 'data', 'split', real, '--method', 'recording', '--out', 'split.json'], judge]
     if given.get('action') == 'train': return first

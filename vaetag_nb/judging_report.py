@@ -25,8 +25,8 @@ def cost_of(path)->tuple: # run folder, model folder or `None`; {figure: value},
     names = [*COST, 'images_per_second']
     if path is None: return dict.fromkeys(names), dict.fromkeys(names, 'only pictures were given; give the run that made their model (--run)')
     path = Path(path)
-    try: train = read_json(best_of(path)/'model.json').get('train') or {}
-    except VaetagError: train = {}
+    file = best_of(path)/'model.json'
+    train = read_json(file).get('train') or {} if file.is_file() else {}
     log = path/'log.jsonl' if (path/'log.jsonl').is_file() else path.parent/'log.jsonl'
     speeds = [l['img_s'] for l in read_jsonl(log) if l.get('img_s')] if log.is_file() else []
     out = {k: train.get(v) for k, v in COST.items()} | dict(images_per_second=float(np.median(speeds)) if speeds else None)

@@ -95,9 +95,9 @@ def peak_memory(device)->tuple: # bytes, and of what
 class Costs:
     "At the end, says what the run took, and writes it into the model.json of its best weights, where there is one."
     order = 55   # after `KeepBest`
-    def __init__(self): self.seconds, self.peak, self.since = 0., 0, None
-    def before_fit(self, t): self.since = time.perf_counter()
-    def state_dict(self): return dict(seconds=self.seconds + (0 if self.since is None else time.perf_counter() - self.since), peak=self.peak)
+    def __init__(self): self.seconds, self.peak, self.since, self.device = 0., 0, None, None
+    def before_fit(self, t): self.since, self.device = time.perf_counter(), t.device
+    def state_dict(self): return dict(seconds=self.seconds + (0 if self.since is None else time.perf_counter() - self.since), peak=self.peak if self.device is None else max(self.peak, peak_memory(self.device)[0]))
     def load_state_dict(self, s): self.seconds, self.peak = s['seconds'], s['peak']
     def after_fit(self, t):
         now, what = peak_memory(t.device)

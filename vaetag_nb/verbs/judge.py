@@ -40,14 +40,20 @@ class JudgeGeneration:
     def drawn(self, device)->Path:
         "The folder of generated pictures"
         from vaetag_nb.generate import load_generator, wanted_users
+        from vaetag_nb.models.identity import load_identity
         from vaetag_nb.models.diffusion_folder import is_diffusion
-        if not is_diffusion(self.gen): return self.gen
+        if not is_diffusion(self.gen):
+            odd = [f"--{k.replace('_', '-')}" for k in ('per_user', 'guidance') if getattr(self, k) is not None]
+            if odd: raise UsageError(f"{' and '.join(odd)}: {self.gen} is a folder of pictures, and this is for a model that draws them; leave it out")
+            return self.gen
+        if self.per_user is not None and self.per_user < 1: raise UsageError(f'--per-user: {self.per_user} is not at least 1')
         if self.out is None: raise UsageError(f'--out: is where the pictures of {self.gen} go; name a folder')
+        load_identity(self.identity)    # a judge that is not there is said before anything is drawn
         g = load_generator(self.gen, device=device)
         known = [str(u) for u in g.m.users.ids]
         some = [u for u in known if not self.users or u in self.users]
         g.m.users.index(self.users)     # an unknown one is an error
-        per = {u: self.per_user or 10 for u in some} if self.per_user else {u: max(10, n) for u, n in _test_pictures(self.ref, self.split, g.m.split, self.allow_generated).items()}
+        per = {u: self.per_user for u in some} if self.per_user else {u: max(10, n) for u, n in _test_pictures(self.ref, self.split, g.m.split, self.allow_generated).items()}
         g.to_folder(self.out/'generated', items=[w for u in some for w in wanted_users(g.m, [u], per.get(u, 10))], seed=self.seed, guidance=self.guidance)
         return self.out/'generated'
 
@@ -62,6 +68,7 @@ class JudgeGeneration:
         v = validate_generation(self.drawn(device), self.ref, self.identity, self.split, self.out, o, device, self.overwrite, self.run, self.gen if is_diffusion(self.gen) else None)
         return Outcome(v.to_dict(), f'{v}' + (f'\n\nreport: {self.out/"report.html"}' if self.out else ''), int(not v.passed))
 
+# %% ../../nbs/11_verbs/44_judge.ipynb #b206e840
 def _test_pictures(ref, path, own, allow_generated)->dict:
     "How many test pictures each user has"
     from vaetag_nb.data.users import UserSplit, read_users

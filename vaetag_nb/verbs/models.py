@@ -8,6 +8,7 @@ __all__ = ['Models', 'ModelsEma']
 # %% ../../nbs/11_verbs/25_models.ipynb #c89a22b3
 from dataclasses import dataclass
 from pathlib import Path
+from ..core.errors import UsageError
 from .base import Outcome, named, verb
 
 # %% ../../nbs/11_verbs/25_models.ipynb #b9506d88
@@ -39,6 +40,8 @@ class ModelsEma:
     out: Path                         # model folder to write
     def __call__(self):
         from vaetag_nb.trainers.diffusion import of_length
+        from vaetag_nb.trainers.power_ema import LONGEST
+        if not 0 < self.std <= LONGEST: raise UsageError(f'--std {self.std:g}: is not in (0, {LONGEST}], a share of the run')
         got = of_length(self.run, self.std, self.out)
         far = f"\nthe snapshots hold little of an average of this length: its shape is met with an error of {got['error']:.0%}" if got['error'] > .1 else ''
         return Outcome(got, f"{self.out}: average of standard deviation {self.std:g} at step {got['step']}, error of its shape {got['error']:.2g}{far}")
