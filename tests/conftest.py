@@ -11,6 +11,12 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN: signal.signal(signal.SIGIN
 
 ROOT = Path(__file__).resolve().parents[1]
 
+@pytest.fixture(autouse=True, scope='module')
+def remarks_again():
+    "What a module's own fixtures silence is heard again in the next one"
+    yield
+    os.environ.pop('VAETAG_QUIET', None)
+
 @pytest.fixture(scope='session')
 def shared():
     "The folder of real data and weights; the test is skipped, with the reason, where it is absent"
