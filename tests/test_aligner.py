@@ -12,7 +12,7 @@ from vaetag_nb.models.linear_head import LinearHead, save_head
 from vaetag_nb.publish.aligners import export_aligner
 from vaetag_nb.trainers import aligner
 from vaetag_nb.trainers.aligner import AlignerConfig, AlignerTask, train_aligner
-from vaetag_nb import cli as _cli  # noqa: F401 (the verbs)
+import vaetag_nb.cli  # noqa: F401 (registers all verbs)
 from vaetag_nb.verbs.base import shell
 
 @pytest.fixture(scope='module')

@@ -16,8 +16,8 @@ from .data.embeddings import EmbeddingTable
 from .data.tags import Vocab
 from .eval.thresholds import mcut
 from .models.aligner import fit_ridge
-from .models.aligner_folder import Aligner, load_aligner
-from .models.linear_head import LinearHead, read_head
+from .models.aligner_folder import Aligner, head_for, load_aligner
+from .models.linear_head import LinearHead
 from .results import Result, Results, category_name, overridden
 from .sources import pick_device
 from .trainers.aligner import baseline_meters, figures_table, meter_of
@@ -40,8 +40,7 @@ class AlignedTagger:
              device=None):    # `None`: the best there is
         "The tagger of an aligner's folder and a head."
         a = load_aligner(aligner)
-        if head is None and not a.head_source: raise UsageError(f'{aligner}: does not say its head; give --head')
-        return cls(a, read_head(head or a.head_source, tags), device)
+        return cls(a, head_for(aligner, a, head, tags), device)
 
     @property
     def vocab(self)->Vocab: return self.head.vocab
@@ -110,8 +109,7 @@ def evaluate_aligner(src,       # run or model folder, or an old checkpoint
                      seed=0, device=None)->dict: # {figure: value}, and `baselines` {name: figures}
     "Measure an aligner on embeddings of the tagger."
     a = load_aligner(src)
-    if head is None and not a.head_source: raise UsageError(f'{src}: does not say its head; give --head')
-    head = read_head(head or a.head_source).to(pick_device(device))
+    head = head_for(src, a, head).to(pick_device(device))
     table = EmbeddingTable.read(data, head)
     if a.n != table.n: raise VaetagError(f'{table.files[0].path}: embeddings of width {table.n}; the aligner has the width {a.n}')
     cut = head.cut()

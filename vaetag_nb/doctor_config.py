@@ -16,7 +16,7 @@ from .doctor import Findings
 from .eval.weights import WEIGHTS, weight_folders
 from .trainers.cyclegan_settings import CycleGanConfig
 from .trainers.diffusion_settings import PRESETS, DiffusionConfig
-from .trainers.dry_run import blank_sides, diffusion_on_trial, first_codec, first_vae, trunk_or_note, users_planned, vae_on_trial
+from .trainers.dry_run import blank_sides, diffusion_on_trial, first_codec, first_vae, rates, trunk_or_note, users_planned, vae_on_trial
 from .trainers.full import FullConfig
 from .trainers.identity import IdentityConfig
 from .trainers.tagger import DecoderConfig
@@ -45,11 +45,9 @@ def known_only(cls, d:dict)->dict:
     return {k: known_only(hints[k], v) if dc.is_dataclass(hints[k]) and isinstance(v, dict) else v for k, v in d.items() if k in hints}
 
 # %% ../nbs/08va_doctor_config.ipynb #c3b63777
-def trace_words(part, total, points=(0, .05, .5, 1))->str:
+def trace_words(part, total)->str:
     "Learning rates on the way."
-    factor = lambda s: (part.schedule(s) if part.schedule else 1.)
-    steps = sorted({min(total - 1, int(p*total)) for p in points})
-    return ', '.join(f'step {s} {part.bases[0]*(f["lr"] if isinstance(f := factor(s), dict) else f):.3g}' for s in steps)
+    return ', '.join(f'step {s} {r:.3g}' for s, r in rates(part, total, (0, .05, .5, 1)).items())
 
 def step_of(trainer, batch, s)->str:
     "One step; a loss or a gradient that is not finite is an error."

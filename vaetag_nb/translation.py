@@ -155,7 +155,6 @@ def check_strict(ways, sides, o):
             if less < 2: raise VaetagError(f'{DIRECTIONS[d]}: {name} needs at least 2 images on each side, got {less} (strict)')
             if why := missing(n, m, name=name, k=o.k): raise VaetagError(f'{DIRECTIONS[d]}: {next(iter(why.values()))} (strict)')
 
-
 # %% ../nbs/08q_translation.ipynb #aac30bc1
 def evaluate_translation(model,            # `Translator`, model folder or run folder
                          test_a=None, test_b=None, # folders of pictures or of latent files, or stores of latents

@@ -14,8 +14,7 @@ from .core.config import read_yaml
 from .core.errors import VaetagError
 from .core.io import atomic_file, read_json
 from .data.images import list_images, to_float, to_uint8
-from .data.readers import USER
-from .data.users import UserSplit, read_users
+from .data.users import UserSplit, has_users, read_users
 from .doctor import Findings
 from .latents.check import open_codec
 from .latents.codec import Codec, must_be_finite
@@ -59,8 +58,7 @@ def chosen(data, num:int, split=None, layout='auto')->tuple: # paths, names, wha
     "Pictures of a folder, `num` at most and evenly spread: of class folders those that were not learned from, where a split says which."
     data = Path(data)
     if not data.is_dir(): raise VaetagError(f'{data}: no such folder of pictures')
-    users = layout == 'folders' or layout == 'auto' and any(q.is_dir() and USER.fullmatch(q.name) for q in data.iterdir()) or layout == 'folders-any'
-    if not users:
+    if not (layout.startswith('folders') or layout == 'auto' and has_users(data)):
         paths = list_images(data)
         if not paths: raise VaetagError(f'{data}: holds no pictures')
         at, what = picked(range(len(paths)), num), 'training images, for all that is known'

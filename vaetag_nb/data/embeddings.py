@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
 from ..core.errors import UsageError, VaetagError, naming, one_of
+from ..core.io import open_tensors
 from ..core.progress import say
 
 # %% ../../nbs/01_data/80_embeddings.ipynb #c62938e1
@@ -58,17 +59,14 @@ def npy_arrays(folder)->dict:
 
 def tensor_arrays(path)->dict:
     "The arrays of a safetensors file, mapped into memory."
-    with naming(path), open(path, 'rb') as f:
-        try:
-            n, = struct.unpack('<Q', f.read(8))
-            head = json.loads(f.read(n))
-        except (struct.error, ValueError, MemoryError, OverflowError) as e: raise VaetagError(f'{path}: not a whole safetensors file: {e}') from e
+    with open_tensors(path), open(path, 'rb') as f:     # a broken file is an error here
+        n, = struct.unpack('<Q', f.read(8))
+        head = json.loads(f.read(n))
     out = {}
     for k in (k for k in KEYS if k in head):
         t = head[k]
         if t['dtype'] not in ST_KINDS: raise VaetagError(f"{path}: {k}: {t['dtype']} is none of {', '.join(ST_KINDS)}")
         a, b = t['data_offsets']
-        if 8 + n + b > Path(path).stat().st_size: raise VaetagError(f'{path}: not a whole safetensors file: {k} ends behind its end')
         out[k] = np.memmap(path, ST_KINDS[t['dtype']], 'r', 8 + n + a, tuple(t['shape'])) if b > a else np.empty(t['shape'], ST_KINDS[t['dtype']])
     return out or {'': [k for k in head if k != '__metadata__']}
 

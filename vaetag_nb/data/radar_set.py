@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'MODEL', 'HEADINGS', 'CITATIONS', 'MARK', 'COLUMNS', 'TABLES', 'SetPlan', 'window_starts', 'array_part',
            'value_part', 'stft_part', 'described', 'first_difference', 'save_picture', 'save_iq', 'save_windows',
            'truth', 'recording_files', 'drawn_by', 'make_recording', 'counted', 'parameters_in_words', 'readme',
-           'another_set', 'set_in', 'begin', 'finish', 'simulate_dataset']
+           'another_set', 'is_radar', 'set_in', 'begin', 'finish', 'simulate_dataset']
 
 # %% ../../nbs/01_data/66_radar_set.ipynb #ca50fffb
 import math, shutil, signal
@@ -208,10 +208,14 @@ def another_set(out, old, asked, first)->VaetagError:
     "What is said of a folder that holds another set."
     return VaetagError(f"{out}: holds another data set ({str(old.get('fingerprint'))[:12]}, asked for {asked[:12]}); first difference: {first}; --overwrite replaces it")
 
+def is_radar(d)->bool:
+    "Whether this is the description of a radar set, of any version."
+    return isinstance(d, dict) and str(d.get('format')).startswith('vaetag-radar/')
+
 def set_in(folder)->dict|None:
     "The description of the radar set in a folder; `None` if it holds none."
     d = read_json(Path(folder)/'dataset.json') if (Path(folder)/'dataset.json').is_file() else None
-    return d if isinstance(d, dict) and str(d.get('format')).startswith('vaetag-radar/') else None
+    return d if is_radar(d) else None
 
 def begin(out, d, overwrite=False)->dict: # {(user, recording): row} of what is done
     "Open the folder of a set described by `d`; refuse one that holds something else."

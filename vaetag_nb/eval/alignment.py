@@ -31,12 +31,12 @@ class AlignmentMeter:
 
     def update(self, true, # the tagger's own embeddings (B, D)
                pred,       # predicted ones (B, D)
-               names=None):# of the rows, for messages
+               names=None):# of the rows, for messages: a list, or a function of a row's number
         "Take in a batch; a true embedding of length 0, or a value that is not finite, is an error that names the row."
         e, f = (np.asarray(x.detach().cpu() if hasattr(x, 'detach') else x, np.float64) for x in (true, pred))
         if e.shape != f.shape or e.ndim != 2: raise VaetagError(f'embeddings of shapes {e.shape} and {f.shape}: both must be (B, D)')
         ne, nf = (np.linalg.norm(x, axis=1) for x in (e, f))
-        called = lambda i: names[i] if names is not None else f'row {int(self.sums["n"]) + i}'
+        called = names if callable(names) else lambda i: names[i] if names is not None else f'row {int(self.sums["n"]) + i}'
         for what, n in (('its own', ne), ('the predicted', nf)):
             if not np.isfinite(n).all(): raise VaetagError(f'{called(np.flatnonzero(~np.isfinite(n))[0])}: {what} embedding is not finite')
         if (ne == 0).any(): raise VaetagError(f'{called(np.flatnonzero(ne == 0)[0])}: its own embedding has the length 0')

@@ -20,7 +20,7 @@ from ..core.rng import np_rng, seeded
 ALIGNERS = {}   # name -> class
 
 def register_aligner(name:str, cls=None):
-    "Make an architecture known under a name: `@register_aligner('mine')`, or with the class as the second argument. A class takes the width `n` and its own options."
+    "Make an architecture known under a name: `@register_aligner('mine')`, or with the class as the second argument. A class takes the width `n` and its own options, and says `along = True`, for itself alone, if it gives its input times a number."
     def add(c): ALIGNERS[name] = c; return c
     return add if cls is None else add(cls)
 
@@ -73,7 +73,7 @@ def unit(x): return F.normalize(x, dim=-1, eps=1e-12)
 @register_aligner('posnum')
 class PosNum(nn.Module):
     "u times exp of `Length`: the scale is positive whatever is learned."
-    widths = .5, .35
+    along, widths = True, (.5, .35)
     def __init__(self, n:int, dropout_rate:float=.1): super().__init__(); self.length = Length(n, self.widths, dropout_rate)
     def start(self, ridge, mean): self.length.start(ridge)
     def forward(self, x): u = unit(x); return u*self.length(u).exp()
@@ -81,7 +81,7 @@ class PosNum(nn.Module):
 @register_aligner('ridge')
 class RidgeNet(PosNum):
     "u times exp of a linear map, in closed form."
-    widths = ()
+    along, widths = True, ()
     def __init__(self, n:int): super().__init__(n)
 
 @register_aligner('residual')
@@ -96,12 +96,14 @@ class Residual(PosNum):
 @register_aligner('identity')
 class Identity(nn.Module):
     "Nothing: the direction itself."
+    along = True
     def __init__(self, n:int): super().__init__()
     def forward(self, x): return x
 
 @register_aligner('mean')
 class Mean(nn.Module):
     "The same length for all."
+    along = True
     def __init__(self, n:int): super().__init__(); self.register_buffer('length', torch.ones(()))
     def start(self, ridge, mean): self.length.fill_(mean)
     def forward(self, x): return unit(x)*self.length
@@ -140,15 +142,17 @@ class Classic(nn.Module):
 
 @register_aligner('num')
 class Num(Classic):
+    along = True
     def __init__(self, n:int,
                  layers:list[int|float]=(1.5, .5), # hidden widths: whole numbers, or shares of n
                  dropout_rate:float=.2):
         nn.Module.__init__(self)
         self.converter = NumConverter(n, layers, dropout_rate)
 
-def _fixed(name, made): register_aligner(name, type(f'Classic_{name}', (Classic,), dict(made=staticmethod(made))))
+def _fixed(name, made, along=True): register_aligner(name, type(f'Classic_{name}', (Classic,), dict(made=staticmethod(made), along=along)))
 for _n, _layers, _drop in (('num0', [], 0.), ('num1', [1.2], .3), ('num2', [.5, .35], .3)): _fixed(_n, lambda n, l=_layers, d=_drop: NumConverter(n, l, d))
-for _n, _c in (('simple', Gated), ('simple_num', SimpleNum), ('simple_num_n2', SimpleNum2)): _fixed(_n, _c)
+_fixed('simple', Gated, along=False)
+for _n, _c in (('simple_num', SimpleNum), ('simple_num_n2', SimpleNum2)): _fixed(_n, _c)
 
 # %% ../../nbs/05_models/92_aligner.ipynb #a012a5cd
 class Moments:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'PICKLES', 'Aligner', 'fill_aligner', 'save_aligner', 'classic_of', 'bare_state', 'read_options',
-           'from_checkpoint', 'is_aligner', 'load_aligner']
+           'from_checkpoint', 'is_aligner', 'load_aligner', 'head_for']
 
 # %% ../../nbs/05_models/94_aligner_folder.ipynb #29961c5e
 import json
@@ -17,6 +17,7 @@ from ..core.errors import UsageError, VaetagError
 from ..core.io import atomic_dir, atomic_file, load_pickle, load_tensors, read_json, save_tensors, write_json
 from .aligner import make_aligner, profile
 from .folder import FORMAT, best_of, kind_of, load_state
+from .linear_head import LinearHead, read_head
 
 # %% ../../nbs/05_models/94_aligner_folder.ipynb #b80d58ca
 FIGURES = 'emb_cos', 'emb_norms', 'epoch', 'loss', 'pred_mse' # of metrics.json
@@ -136,3 +137,8 @@ def load_aligner(src)->Aligner: # a run or model folder, or a checkpoint or fold
     load_state(net, load_tensors(folder/'model.safetensors')[0], folder/'model.safetensors', f'aligner {name}')
     read = lambda k: read_json(folder/k) if (folder/k).exists() else {}
     return Aligner(net.eval(), name, n, own, tagger, meta.get('tags_count'), meta.get('head_sha256'), meta.get('head_source'), read('metrics.json'), meta.get('baselines') or {}, read('evaluation.json'), meta.get('licence'), meta.get('train') or {})
+
+def head_for(src, a:Aligner, head=None, tags=None)->LinearHead: # `src`: where the aligner is from; `head`, `tags`: see `read_head`
+    "The head that an aligner works before: the one named, else the one that it was trained with."
+    if head is None and not a.head_source: raise UsageError(f'{src}: does not say its head; give --head')
+    return read_head(head or a.head_source, tags)

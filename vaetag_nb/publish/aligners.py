@@ -15,9 +15,9 @@ import vaetag_nb
 from ..core.errors import VaetagError
 from ..core.io import atomic_dir, atomic_file, read_json, write_json
 from ..core.rng import torch_rng
-from ..models.aligner_folder import Aligner, fill_aligner, load_aligner
+from ..models.aligner_folder import Aligner, fill_aligner, head_for, load_aligner
 from ..models.folder import best_of
-from ..models.linear_head import LinearHead, read_head
+from ..models.linear_head import LinearHead
 from .onnx import must_hold, run_onnx, to_onnx
 
 # %% ../../nbs/09_publish/46_aligners.ipynb #c478eb56
@@ -61,8 +61,7 @@ def graphs_of(net, head:LinearHead)->dict: # {name of the file: (graph, its outp
 
 def checked_head(src, a:Aligner, head=None)->LinearHead:
     "The head of an aligner; an error unless it is the one that it was trained with."
-    if head is None and not a.head_source: raise VaetagError(f'{src}: does not say its head; give --head')
-    head = read_head(head or a.head_source)
+    head = head_for(src, a, head)
     if head.n != a.n: raise VaetagError(f'{head.source}: a head of embeddings of width {head.n}; the aligner has the width {a.n}')
     if a.head_sha256 not in (None, head.sha256): raise VaetagError(f'{head.source}: is not the head that the aligner was trained with: its hash is {head.sha256[:16]}, expected {a.head_sha256[:16]}')
     return head

@@ -141,11 +141,10 @@ def cross_entropy_along(r, true, b): # (B, 1), (B, tags), (tags,)
         slope = z.sigmoid_().sub_(p).mul_(away).sum(1, keepdim=True)/true.numel()
     return value + ((r - r.detach())*slope).sum()
 
-
 # %% ../../nbs/06_trainers/99b_aligner.ipynb #218d2f85
 def along_input(name:str, table)->bool:
     "Whether an architecture gives the true embedding times a number."
-    return not table.has_inputs and name not in ('residual', 'simple') and aligner_class(name).__module__ == aligner_class('posnum').__module__
+    return not table.has_inputs and vars(aligner_class(name)).get('along', False)
 
 def head_function(head, device):
     "The head as `AlignmentMeter` takes it: float32 on the device, which is what a tagger does."
@@ -158,7 +157,7 @@ def meter_of(net, table, rows, head, cut, batch=1024)->AlignmentMeter:
     m = AlignmentMeter(head_function(head, device), cut)
     for i in range(0, len(rows), batch):
         t = table.take(at := rows[i:i+batch])
-        m.update(t['embs'], net(torch.from_numpy(t['inputs']).to(device)), table.names(at) if i + batch >= len(rows) else None)
+        m.update(t['embs'], net(torch.from_numpy(t['inputs']).to(device)), lambda r: table.names(at[r:r+1])[0])
     return m
 
 def baseline_meters(table, rows, ridge, mean, head, cut)->dict: # {name: `AlignmentMeter`}

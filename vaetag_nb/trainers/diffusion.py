@@ -12,6 +12,7 @@ import numpy as np, torch
 from ..core.errors import VaetagError
 from ..core.io import read_json
 from ..core.progress import say
+from ..data.radar_set import is_radar
 from ..latents.codec import Codec
 from ..latents.encode import encode_table
 from ..latents.store import LatentStore
@@ -76,7 +77,7 @@ def check_scaled(source:UserLatents)->float: # the standard deviation
 
 def picture_of(d)->dict: # `d`: dataset.json
     "What a model keeps of its data's description: the colour map that was inverted, and a radar set's description as `radar`; `None` where it says none."
-    radar = d if str(d.get('format', '')).startswith('vaetag-radar') else None
+    radar = d if is_radar(d) else None
     return dict(colormap=((radar or {}).get('request') or {}).get('reading', {}).get('colormap'), radar=radar)
 
 def diffusion_task(cfg:DiffusionConfig, p:Processes)->DiffusionTask: # `cfg`: checked

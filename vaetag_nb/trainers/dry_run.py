@@ -25,7 +25,7 @@ from .memory import memory_table, net_peak, step_peak
 from .plan import Slice
 from .processes import Processes
 from .runtime import pick_precision
-from .user_data import all_grey, sides_of_run
+from .user_data import picture_channels, sides_of_run
 from .vae import VaeConfig, start_codec, vae_sides, vae_task, vae_trainer
 
 # %% ../../nbs/06_trainers/99a_dry_run.ipynb #60239595
@@ -36,11 +36,11 @@ def elsewhere(out):
         for f in Path(out).glob('split.*'): shutil.copy(f, d)
         yield d
 
-def rates(part, total:int)->dict: # {step: rate}
+def rates(part, total:int, at=(0, .01, .05, .1, .25, .5, .75, 1))->dict: # `at`: shares of the way; {step: rate}
     "The learning rate of an optimiser on the way."
     factor = lambda s: part.schedule(s) if part.schedule else 1.
     number = lambda f: f['lr'] if isinstance(f, dict) else f
-    steps = sorted({min(total - 1, max(0, int(p*total) - (p == 1))) for p in (0, .01, .05, .1, .25, .5, .75, 1)})
+    steps = sorted({min(total - 1, max(0, int(p*total) - (p == 1))) for p in at})
     return {s: float(f'{part.bases[0]*number(factor(s)):.4g}') for s in steps}
 
 ASIDE = dict(out=None, callbacks=[], device='cpu', precision='no', workers=0, ema=0.)   # a trainer that only plans
@@ -107,7 +107,7 @@ def users_planned(cfg:DiffusionConfig)->tuple: # `UserMap`, {side: users of the 
         return UserMap(tuple(range(1, n + 1))), dict(train=np.arange(1000) % n, val=np.arange(200) % n), blank_sides(cfg.image.resolution), cfg.image.channels != '3', dict(note=f'no data given: {n} users and 1000 pictures are assumed')
     with elsewhere(cfg.out) as d: users, split, side = sides_of_run(cfg.data, d, cfg.seed)
     t, at = users.table, {s: side == s for s in ('train', 'val')}
-    grey = cfg.image.channels == '1' or cfg.image.channels == 'auto' and all_grey([p for p, k in zip(t.paths, at['train']) if k])
+    grey = picture_channels(cfg.image.channels, [p for p, k in zip(t.paths, at['train']) if k]) == 1
     return users.users, {s: users.user[k] for s, k in at.items()}, {s: t.select(k) for s, k in at.items()}, grey, dict(folder=cfg.data.folders, users=len(users.users), source=users.source, unit=users.unit, pictures=split.counts)
 
 def diffusion_on_trial(cfg:DiffusionConfig, users:UserMap, user:dict, codec, grey, **more)->tuple: # `user`: numbers of the users by side; task, trainer, a blank batch, its slice

@@ -13,6 +13,7 @@ import numpy as np, torch, torch.nn.functional as F
 from ..core.errors import UsageError, VaetagError
 from ..core.rng import fold
 from ..data.images import to_float
+from ..data.radar_set import is_radar
 from ..data.readers import is_generated
 from ..data.users import UserData, UserMap, UserSplit
 from ..eval.identity import prototypes
@@ -70,7 +71,7 @@ def made_by_models(root, users:UserMap)->list: # folders
 # %% ../../nbs/06_trainers/98z_identity_data.ipynb #e4ee0247
 def has_axis(users:UserData)->bool:
     "Whether the pictures are spectrograms whose rows are known velocities."
-    return users.about.get('format', '').startswith('vaetag-radar') and bool((users.about.get('array') or {}).get('velocity_mps'))
+    return is_radar(users.about) and bool((users.about.get('array') or {}).get('velocity_mps'))
 
 def rolled(x, u)->torch.Tensor: # `x`: (B, C, H, W), `u`: in [0, 1), (B,); as `x`
     "Pictures shifted along the columns, each by its own share of the width."

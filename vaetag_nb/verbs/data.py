@@ -205,26 +205,29 @@ def _pairs(df): return df.head(10).round(3).to_string(index=False) if len(df) el
 @dataclass(kw_only=True)
 class DataStats(FromData):
     "Counts, co-occurrence and tags per picture, of the whole and of each side of a split."
-    data: named(str, 'DATA')      # metadata JSON, folder, Parquet, CSV or JSONL
+    data: named(str, 'DATA')      # metadata JSON, folder, Parquet, CSV or JSONL; of folders of users (ID_3, user_3, 3) their pictures and recordings are counted
     split: Path|None = None       # split.parquet of `data split`: each side is counted, too
     rare: int = 10                # tags with fewer pictures are called rare
     out: Path|None = None         # folder for tables and a picture
     def __call__(self):
         from vaetag_nb.data import split
         from vaetag_nb.data.audit import tag_stats, tags_per_picture
-        if self.layout.startswith('folders') and not (self.tags or self.split): return self.of_users()
+        from vaetag_nb.data.readers import find_layout
+        from vaetag_nb.data.users import has_users
+        layout = 'folders' if self.layout == 'auto' and has_users(self.data) and find_layout(self.data)[0] == 'folders' else self.layout
+        if layout.startswith('folders') and not (self.tags or self.split): return self.of_users(layout)
         t = self.read(self.data)
         if self.split is not None: t = split.apply(t, split.Split.read(self.split))
         s = tag_stats(t, self.rare)
         if self.out is not None: s.write(self.out)
         return Outcome(s.to_dict(), f'{s.parts.round(2).to_string(index=False)}\n\n{s.tags.head(20).round(3).to_string(index=False)}\n\ntags that come together\n{_pairs(s.pairs)}\n\n'
                                     f'{tags_per_picture(s.per_image)}')
-    def of_users(self):
+    def of_users(self, layout):
         "Class folders: users, recordings, sizes, modes"
         from vaetag_nb.core.io import check_folder, write_csv
         from vaetag_nb.data.user_report import user_report
         if self.out is not None: check_folder(self.out)
-        r = user_report(self.data, self.layout, decode=False)
+        r = user_report(self.data, layout, decode=False)
         if self.out is not None: write_csv(self.out/'users.csv', r.table)
         return Outcome(r.to_dict(), str(r))
 

@@ -22,21 +22,22 @@ Switch = Annotated[bool, FlagCreatePairsOff]
 class Transform:
     "Where the set goes; flags of the short-time Fourier transform and of the windows."
     out: Path                         # folder of the data set
-    window_s: float = .0625           # window in seconds
-    hop_s: float = .015625            # step from a window to the next, seconds
+    window_s: float|None = None       # window in seconds; none: .0625
+    hop_s: float|None = None          # step from a window to the next, seconds; none: .015625
     window: int|None = None           # window in samples, instead of seconds
     hop: int|None = None              # step in samples
     nfft: int|None = None             # length of the FFT; none: a power of two that holds the window, at least 256
-    taper: Literal['hann', 'hamming', 'cheb120'] = 'hann' # of the window
-    floor_db: float = 45.             # decibels below the strongest bin of a recording that are kept
-    preset: Literal['glasgow']|None = None # window, hop, nfft, taper and range bins of a published system
+    taper: Literal['hann', 'hamming', 'cheb120']|None = None # of the window; none: hann
+    floor_db: float|None = None       # decibels below the strongest bin of a recording that are kept; none: 45
+    preset: Literal['glasgow']|None = None # window, hop, nfft, taper and range bins of a published system; flags go before it
     frames: int = 128                 # of one array
     step: int = 32                    # frames from an array to the next of the same recording
     def stft(self):
         "The settings of the transform."
         from vaetag_nb.data.spectrogram import GLASGOW, Stft
-        own = {f.name: getattr(self, f.name) for f in dc.fields(Stft)}
-        return Stft(**own) if self.preset is None else dc.replace(GLASGOW, **{k: v for k, v in own.items() if v != getattr(Stft(), k)})
+        own = {f.name: v for f in dc.fields(Stft) if (v := getattr(self, f.name)) is not None}
+        seconds = {k: None for k in ('window', 'hop') if f'{k}_s' in own}      # the preset has them in samples
+        return Stft(**own) if self.preset is None else dc.replace(GLASGOW, **seconds | own)
 
 # %% ../../nbs/11_verbs/12_radar.ipynb #4f89f09d
 @dataclass(kw_only=True)

@@ -214,7 +214,6 @@ def _embeddings(o):
     name_failed(c.failed)
     return Outcome(dict(rows=len(c.pictures), width=c.embeddings.shape[1], failed=c.failed, files=[str(o.out)]), f'{o.out}: {len(c.pictures)} rows of width {c.embeddings.shape[1]}', int(bool(c.failed) and not o.skip_errors))
 
-
 # %% ../../nbs/11_verbs/40_use.ipynb #415446fa
 @verb('eval tagger')
 @dataclass(kw_only=True)
