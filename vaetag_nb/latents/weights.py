@@ -183,6 +183,8 @@ def find_licence(folder, metadata={})->str|None:
     text = lambda p: p.read_text(encoding='utf-8', errors='replace')
     for d in (folder, folder.parent) if folder.name in SUBFOLDERS else (folder,):   # a pipeline's card is above its VAE
         card = d/'README.md'
-        if card.exists() and (m := re.match(r'---\n(?:.*\n)*?license:\s*(.+)', text(card))): return m[1]
+        if card.exists() and (m := re.match(r'---\n(?:.*\n)*?license:\s*(.+)', text(card))):
+            named = re.search(r'^license_name:\s*(.+)', text(card).split('\n---')[0], re.M)
+            return named[1] if named and m[1].strip() == 'other' else m[1]
         lines = [l.strip() for p in sorted(d.glob('LICENSE*'))[:1] for l in text(p).splitlines()]
         if first := next((l[:80] for l in lines if l), None): return first
