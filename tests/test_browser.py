@@ -1,4 +1,4 @@
-"""Notebooks with dashboards, opened, run and moved in a real JupyterLab by a real browser."""
+"""Notebooks with dashboards, opened, run and moved in a real JupyterLab and in voila by a real browser."""
 import json, os, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 import pytest
@@ -33,6 +33,21 @@ from vaetag_nb.translate import Translator
 nets = [generator('residual', codec.channels, 0, n, ngf=8, n_res_blocks=1) for n in 'GF']
 for net, by in zip(nets, (1., -1.)): torch.nn.init.constant_(net.head.bias, by)
 {call}'''
+
+# a run that another process goes on writing, as a trainer does
+ON_RUN = '''import subprocess, sys, time
+from pathlib import Path
+from PIL import Image
+from vaetag_nb import dashboards
+from vaetag_nb.core.io import append_jsonl
+for run, k in (('first', 1.), ('second', .7)):
+    Path('runs', run, 'samples').mkdir(parents=True, exist_ok=True)
+    for step in range(1, 201): append_jsonl(f'runs/{{run}}/log.jsonl', dict(kind='step', step=step, epoch=1, loss=k*(2/(1 + step/30) + .2*(step*7919%13)/13), lr=1e-3, img_s=99.))
+    for step in (100, 200): Image.new('RGB', (320, 96), (step, 90, 200)).save(f'runs/{{run}}/samples/step_{{step:08d}}_grid.png')
+WRITER = "import sys, time\\nfrom vaetag_nb.core.io import append_jsonl\\nfor step in range(201, 500): append_jsonl('runs/second/log.jsonl', dict(kind='step', step=step, epoch=2, loss=1/step)); time.sleep(.3)"
+writer = subprocess.Popen([sys.executable, '-c', WRITER])
+{call}'''
+RUNS = dict(monitor="dashboards.monitor('runs', every=.5)")
 
 def chromium(): return next((p for n in ('chromium', 'chromium-browser', 'google-chrome') if (p := shutil.which(n))), None)
 
@@ -182,20 +197,48 @@ def move_scored(page, expect):
     page.locator('.widget-select select').last.select_option(index=1)
     expect(note).not_to_have_text(hits, timeout=30_000)
 
-MOVES = dict(toy=(move_dashboard, move_evidence), scored=(move_scored,), tags=(move_tags,), latents=(move_latents,), reconstructions=(move_reconstructions,), translation=(move_translation,))
+def move_monitor(page, expect):
+    "The curves grow by themselves while another process writes; a figure, an average, a time of the pictures can be chosen."
+    cell = page.locator('table').last
+    expect(page.locator('.vt-note').last).to_contain_text('second: written just now', timeout=60_000)
+    expect(page.locator('.vt-charts svg')).to_have_count(1)
+    expect(cell).to_contain_text('99', timeout=60_000)
+    first, drawn = cell.inner_text(), page.locator('.vt-charts').inner_html()
+    expect(cell).not_to_have_text(first, timeout=30_000, use_inner_text=True)
+    assert page.locator('.vt-charts').inner_html() != drawn
+    handle = page.locator('.widget-slider .noUi-handle:visible').first
+    handle.focus()
+    for _ in range(20): page.keyboard.press('ArrowRight')
+    expect(page.locator('.vt-charts')).to_contain_text('mean over', timeout=30_000)
+    page.get_by_label('figures').select_option(['loss', 'lr'])
+    expect(page.locator('.vt-charts svg')).to_have_count(2, timeout=30_000)
+    picture = page.locator('img.widget-image:visible').last
+    before = picture.screenshot()
+    handle = page.locator('.widget-slider .noUi-handle:visible').last
+    handle.focus(); page.keyboard.press('ArrowLeft')
+    page.wait_for_timeout(1500)
+    assert picture.screenshot() != before
+
+MOVES = dict(monitor=(move_monitor,), toy=(move_dashboard, move_evidence), scored=(move_scored,), tags=(move_tags,), latents=(move_latents,), reconstructions=(move_reconstructions,), translation=(move_translation,))
 # the fourth tutorial trains for ten minutes on data outside the project; its dashboard is opened above
 TUTORIALS = ['nbs/tutorials/01_quickstart.ipynb', 'nbs/tutorials/02_latent_tagger.ipynb', 'nbs/tutorials/03_timm_tagger.ipynb']
+
+def source_of(name)->str:
+    "The cell that makes a dashboard."
+    for template, calls in ((ON_TOY, TAGGERS), (ON_BROWSER, BROWSERS), (ON_RUN, RUNS)):
+        if name in calls: return template.format(tests=str(REPO/'tests'), call=calls[name])
+
+def write_notebook(path, source):
+    import nbformat
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, id='dash')])
+    nb.metadata.kernelspec = dict(name='python3', display_name='Python 3', language='python')
+    nbformat.write(nb, path)
 
 @pytest.mark.parametrize('notebook', [*MOVES, *TUTORIALS])
 def test_dashboard_in_jupyterlab(lab, notebook):
     from playwright.sync_api import expect, sync_playwright
-    import nbformat
     url, root = lab
-    if notebook in MOVES:
-        source = ON_TOY.format(tests=str(REPO/'tests'), call=TAGGERS[notebook]) if notebook in TAGGERS else ON_BROWSER.format(tests=str(REPO/'tests'), call=BROWSERS[notebook])
-        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, id='dash')])
-        nb.metadata.kernelspec = dict(name='python3', display_name='Python 3', language='python')
-        nbformat.write(nb, root/'dash.ipynb')
+    if notebook in MOVES: write_notebook(root/'dash.ipynb', source_of(notebook))
     else: shutil.copy(REPO/notebook, root/'dash.ipynb')
     asked, shots = [], os.environ.get('VAETAG_SCREENSHOTS')
     with sync_playwright() as p:
