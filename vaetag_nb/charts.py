@@ -42,7 +42,7 @@ def thinned(p,       # (n, 2): points in the order of the line
     order = np.lexsort((p[:, 1], part))      # within each stretch from low to high
     return p[np.unique(np.concatenate([[0, len(p) - 1], order[at], order[np.append(at[1:], len(p)) - 1]]))]
 
-# %% ../nbs/07ab_charts.ipynb #b9b918e4
+# %% ../nbs/07ab_charts.ipynb #2047f56a
 CHART_STYLE = '''<style>
 .vt-charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(400px,1fr));gap:14px;max-width:1080px}
 .vt-charts svg{width:100%;max-width:720px}.vt-charts svg text{font:11.5px system-ui,sans-serif;fill:currentColor;opacity:.8}.vt-charts svg .t{font-weight:600;opacity:1}
@@ -65,11 +65,13 @@ def svg_curves(series:dict, # {name: (x values, y values)}; drawn in this order
     up = np.log10 if log else np.asarray
     (x0, y0), (x1, y1) = every.min(0), every.max(0)
     ticks, (y0, y1) = (log_ticks if log else nice_ticks), (up(y0), up(y1))
-    y0, y1 = (y0 - .05, y1 + .05) if y0 == y1 else (y0 - .04*(y1 - y0), y1 + .04*(y1 - y0))
+    y0, y1 = (y0 - .05*(abs(y0) or 1), y1 + .05*(abs(y1) or 1)) if y1 - y0 < 1e-9*abs(y1) or y0 == y1 else (y0 - .04*(y1 - y0), y1 + .04*(y1 - y0))
     px = lambda x: 52 + (x - x0)/max(x1 - x0, 1e-9)*(w - 66)
     py = lambda y: h - 46 - (up(y) - y0)/(y1 - y0)*(h - 74)
-    grid = ''.join(f'<path class="g" d="M52 {py(t):.1f}H{w - 14}"/><text x="46" y="{py(t) + 4:.1f}" text-anchor="end">{t:g}</text>' for t in np.round(ticks(*(10**v if log else v for v in (y0, y1))), 10))
-    grid += ''.join(f'<text x="{px(t):.1f}" y="{h - 30}" text-anchor="middle">{t:g}</text>' for t in np.round(nice_ticks(x0, x1, 5), 10))
+    said = lambda t, all_: f'{0 if abs(t) < 1e-9*np.abs(all_).max() else t:.6g}'
+    ups, downs = ticks(*(10**v if log else v for v in (y0, y1))), nice_ticks(x0, x1, 5)
+    grid = ''.join(f'<path class="g" d="M52 {py(t):.1f}H{w - 14}"/><text x="46" y="{py(t) + 4:.1f}" text-anchor="end">{said(t, ups)}</text>' for t in ups)
+    grid += ''.join(f'<text x="{px(t):.1f}" y="{h - 30}" text-anchor="middle">{said(t, downs)}</text>' for t in downs)
     lines = ''
     for n, p in series.items():
         c, q = f'c{look[n][0]}{" f" if look[n][1] else ""}', thinned(p, w)
