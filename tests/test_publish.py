@@ -1,0 +1,105 @@
+"Publishing: what goes out of a run, in which dialects, where clients look for it, and that nothing else moves"
+import json, os, re, signal, threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import numpy as np, pytest, yaml
+from forked import ended, forked
+from vaetag_nb.core.errors import VaetagError
+from vaetag_nb.core.io import read_json, write_json
+from vaetag_nb.core.rng import seeded
+from vaetag_nb.data.tags import Vocab
+from vaetag_nb.models.folder import FORMAT
+from vaetag_nb.models.timm_folder import save_timm
+from vaetag_nb.models.timm_tagger import create, square_of
+from vaetag_nb.publish import hub, install, outgoing
+import vaetag_nb.cli  # noqa: F401 (registers all verbs)
+from vaetag_nb.verbs.base import shell
+
+WD = ['README.md', 'config.json', 'inv.npz', 'model.onnx', 'model.safetensors', 'selected_tags.csv', 'vaetag.json']
+TIMM = ['README.md', 'categories.json', 'config.json', 'metrics.json', 'model.onnx', 'model.safetensors', 'preprocess.json', 'selected_tags.csv', 'thresholds.csv', 'vaetag.json']
+
+def publish(*args): return shell('publish', *map(str, args))
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    "A run of a timm tagger, with all that must not leave it"
+    d = tmp_path_factory.mktemp('publish')/'first'
+    with seeded(0, 'net'): net = create('test_resnet', 4, 32)
+    save_timm(d/'best', net, Vocab(['safe', '1girl', 'miku', 'vocaloid'], [9, 0, 4, 3], [9, 8, 7, 6]), square_of(net, 32), dict(global_threshold=.5, per_class_thresholds={}),
+              dict(val=dict(mAP=.5125)), train=dict(images=32, data=str(d/'pictures')))
+    for f in ('config.yaml', 'log.jsonl', 'split.json', 'checkpoints/step_1/optimizer.safetensors', 'samples/person.png', 'best/split.json', 'best/picture.png', 'best/model.pt'):
+        (d/f).parent.mkdir(parents=True, exist_ok=True); (d/f).write_text(f'{d}')
+    return d
+
+@pytest.fixture(scope='module')
+def exported(run):
+    "wd and timm of the run, by `publish --local`, which is what `publish` sends"
+    home = run.parent/'hf'
+    status, out, err = publish(run, '--repo', 'me/x', '--format', 'timm,wd', '--size', 64, '--licence', 'mit', '--local', '--home', home, '--json')
+    assert status == 0, err
+    return [r['folder'] for r in json.loads(out)['installed']]
+
+@pytest.fixture
+def no_network(monkeypatch):
+    monkeypatch.setattr('socket.socket.connect', lambda *a: pytest.fail('the network was asked'))
+
+def test_two_dialects_in_two_repositories(exported, run):
+    assert [sorted(os.listdir(f)) for f in exported] == [TIMM, WD]
+    assert ['models--me--x/' in exported[0], 'models--me--x-wd/' in exported[1]] == [True]*2
+    for f in exported:
+        assert re.search(r'snapshots/[0-9a-f]{40}$', f) and install.content_revision(f) == f[-40:]
+        card = open(f'{f}/README.md', encoding='utf-8').read()
+        assert yaml.safe_load(card.split('---')[1])['license'] == 'mit' and str(run) not in card
+
+def test_a_dry_run_asks_no_network_and_writes_nothing(exported, run, no_network, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = publish(exported[1], '--repo', 'me/x', '--name', 'sub', '--dry-run', '--json')
+    r = json.loads(out)
+    assert status == 0 and [f['path'] for f in r['files']] == [f'sub/{f}' for f in WD] and all(f['size'] and len(f['sha256']) == 64 for f in r['files']) and not list(tmp_path.iterdir())
+    status, out, err = publish(run, '--repo', 'me/x', '--licence', 'mit', '--dry-run', '--json')
+    files = [f['path'] for f in json.loads(out)['files']]
+    assert files == ['README.md', 'config.json', 'model.json', 'model.safetensors', 'optimal_thresholds.json', 'selected_tags.csv'] and 'stays here: model.pt, picture.png, split.json' in err
+
+@pytest.mark.parametrize('client', ['timm', 'kohya', 'comfyui', 'imgutils-wd14', 'hf'])
+def test_installed_twice_and_taken_away(exported, client, tmp_path):
+    (tmp_path/'theirs').mkdir(); (tmp_path/'theirs/model.onnx').write_text('theirs')
+    args = exported[1], '--repo', 'me/x', '--local', '--client', client, '--home', tmp_path
+    status, out, err = publish(*args)
+    assert status == 0 and 'installed' in out, err
+    first = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
+    assert not any(p.is_symlink() for p in tmp_path.rglob('*')) and 'already there' in publish(*args)[1]
+    assert first == {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
+    assert publish(*args, '--remove')[0] == 0 and sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('*')) == ['theirs', 'theirs/model.onnx']
+
+def test_killed_while_installing(exported, tmp_path, monkeypatch):
+    def job():
+        own = install._write
+        def write(book, path, *a):
+            if path.endswith('selected_tags.csv'): os.kill(os.getpid(), signal.SIGKILL)
+            own(book, path, *a)
+        monkeypatch.setattr(install, '_write', write)
+        hub.install_local(exported[1], 'me/x', home=tmp_path/'hf')
+    assert ended(forked(job)) == -signal.SIGKILL
+    assert not (tmp_path/'hf/hub/models--me--x/refs/main').exists()      # no client sees half of it
+    assert hub.install_local(exported[1], 'me/x', home=tmp_path/'hf')['installed']
+    install.remove_local('me/x', home=tmp_path/'hf')
+    assert not (tmp_path/'hf').exists()
+
+def test_what_is_wrong_is_said_before_anything_is_exported(run, tmp_path, monkeypatch):
+    monkeypatch.setattr('huggingface_hub.get_token', lambda: None)
+    monkeypatch.setattr('vaetag_nb.publish.export.export_pixels', lambda *a, **k: pytest.fail('was exported'))
+    for args, status, why in ((['--repo', 'me'], 1, 'owner/name'), (['--repo', 'me/x', '--licence', 'mit'], 1, 'no token'), (['--repo', 'me/x', '--dry-run'], 1, '--licence'),
+                              (['--repo', 'me/x,me/x'], 2, 'have a model.onnx each'), (['--repo', 'me/x', '--local', '--client', 'kohya'], 2, '--home DIR')):
+        got, out, err = publish(run, '--format', 'timm,wd', *args)
+        assert (got, out, err.count('\n')) == (status, '', 1) and why in err, err
+
+def test_a_freer_licence_needs_a_reason_that_the_card_quotes(run, tmp_path):
+    meta = read_json(run/'best/model.json')
+    strict = tmp_path/'strict'
+    for f in (run/'best').iterdir():
+        if f.suffix in ('.json', '.safetensors', '.csv', '.md'): strict.mkdir(exist_ok=True); (strict/f.name).write_bytes(f.read_bytes())
+    write_json(strict/'model.json', meta | dict(base=dict(name='x/y', source=None, sha256=None, licence='cc-by-nc-4.0')))
+    assert publish(strict, '--repo', 'me/x', '--licence', 'mit', '--dry-run')[0] == 1
+    r = hub.install_local(strict, 'me/x', home=tmp_path/'hf', licence='mit', reason='bought', title='Ours')
+    card = open(f"{r['folder']}/README.md", encoding='utf-8').read()
+    assert '"bought"' in card and 'license: mit' in card and '# Ours' in card and 'cc-by-nc-4.0' in card
+    assert str(run) not in (card + open(f"{r['folder']}/model.json").read())
