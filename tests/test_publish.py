@@ -1,17 +1,20 @@
 "Publishing: what goes out of a run, in which dialects, where clients look for it, and that nothing else moves"
-import json, os, re, signal, threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-import numpy as np, pytest, yaml
+import json
+import os
+import re
+import signal
+
+import pytest
+import yaml
 from forked import ended, forked
-from vaetag_nb.core.errors import VaetagError
+
+import vaetag_nb.cli  # noqa: F401 (registers all verbs)
 from vaetag_nb.core.io import read_json, write_json
 from vaetag_nb.core.rng import seeded
 from vaetag_nb.data.tags import Vocab
-from vaetag_nb.models.folder import FORMAT
 from vaetag_nb.models.timm_folder import save_timm
 from vaetag_nb.models.timm_tagger import create, square_of
-from vaetag_nb.publish import hub, install, outgoing
-import vaetag_nb.cli  # noqa: F401 (registers all verbs)
+from vaetag_nb.publish import hub, install
 from vaetag_nb.verbs.base import shell
 
 WD = ['README.md', 'config.json', 'inv.npz', 'model.onnx', 'model.safetensors', 'selected_tags.csv', 'vaetag.json']
