@@ -6,11 +6,9 @@
 __all__ = ['AlignedTagger', 'by_category', 'evaluate_aligner', 'crossed_baselines']
 
 # %% ../nbs/08x_align.ipynb #147cbe84
-from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
 from .core.errors import UsageError, VaetagError
-from .core.io import write_json
 from .core.progress import say
 from .data.embeddings import EmbeddingTable
 from .data.tags import Vocab
@@ -20,7 +18,7 @@ from .models.aligner_folder import Aligner, head_for, load_aligner
 from .models.linear_head import LinearHead
 from .results import Result, Results, category_name, overridden
 from .sources import pick_device
-from .trainers.aligner import baseline_meters, figures_table, meter_of
+from .trainers.aligner import baseline_meters, meters_of
 
 # %% ../nbs/08x_align.ipynb #3b379d70
 class AlignedTagger:
@@ -112,12 +110,11 @@ def evaluate_aligner(src,       # run or model folder, or an old checkpoint
     head = head_for(src, a, head).to(pick_device(device))
     table = EmbeddingTable.read(data, head)
     if a.n != table.n: raise VaetagError(f'{table.files[0].path}: embeddings of width {table.n}; the aligner has the width {a.n}')
-    cut = head.cut()
-    out = meter_of(a.net.to(head.b.device).eval(), table, np.arange(len(table)), head, cut).compute()
-    return out | dict(baselines=crossed_baselines(table, head, cut, seed))
+    out = meters_of(dict(it=a.net.to(head.b.device).eval()), table, np.arange(len(table)), head)['it'].compute()
+    return out | dict(baselines=crossed_baselines(table, head, seed))
 
-def crossed_baselines(table, head, cut, seed=0)->dict: # {name: figures}
+def crossed_baselines(table, head, seed=0)->dict: # {name: figures}
     "The baselines of a table, each half of it measured by what was fitted on the other."
     halves = table.split([.5, .5], seed)
-    one, other = (baseline_meters(table, rows, *fit_ridge(table, fit, seed), head, cut) for fit, rows in (halves, halves[::-1]))
+    one, other = (baseline_meters(table, rows, *fit_ridge(table, fit, seed), head) for fit, rows in (halves, halves[::-1]))
     return {k: m.merge(other[k]).compute() for k, m in one.items()}

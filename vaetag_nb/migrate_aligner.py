@@ -11,10 +11,10 @@ import io, pickle, shlex
 from pathlib import Path
 import numpy as np
 from .core.errors import UsageError, VaetagError
-from .core.io import atomic_dir, atomic_file
+from .core.io import atomic_dir
 from .core.progress import track
 from .migrate_command import Migration
-from .models.aligner_folder import from_checkpoint, load_aligner, save_aligner
+from .models.aligner_folder import load_aligner, save_aligner
 from .models.linear_head import read_head
 
 # %% ../nbs/08y_migrate_aligner.ipynb #e3a3ac77

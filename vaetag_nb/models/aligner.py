@@ -8,13 +8,13 @@ __all__ = ['ALIGNERS', 'register_converter', 'PENALTIES', 'register_aligner', 'a
            'Classic', 'Num', 'Moments', 'Ridge', 'ridge_of', 'fit_ridge', 'start_aligner', 'profile']
 
 # %% ../../nbs/05_models/92_aligner.ipynb #38472865
-import importlib, inspect, math, typing as T
+import importlib, inspect, typing as T
 from importlib.metadata import entry_points
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 from ..core.config import coerce
-from ..core.errors import UsageError, VaetagError, nearest
-from ..core.rng import np_rng, seeded
+from ..core.errors import UsageError, nearest
+from ..core.rng import np_rng
 
 # %% ../../nbs/05_models/92_aligner.ipynb #cb3f2705
 ALIGNERS = {}   # name -> class
@@ -156,12 +156,17 @@ for _n, _c in (('simple_num', SimpleNum), ('simple_num_n2', SimpleNum2)): _fixed
 
 # %% ../../nbs/05_models/92_aligner.ipynb #a012a5cd
 class Moments:
-    "Sums over rows, of which every ridge of them follows, float64."
-    def __init__(self, n): self.n, self.xx, self.xy, self.x, self.y = 0, np.zeros((n, n)), np.zeros(n), np.zeros(n), 0.
+    "Sums over rows, of which every ridge of them follows, and its error, float64."
+    def __init__(self, n): self.n, self.xx, self.xy, self.x, self.y, self.yy = 0, np.zeros((n, n)), np.zeros(n), np.zeros(n), 0., 0.
     def add(self, u, y): # (B, n), (B,)
         u, y = np.asarray(u, np.float64), np.asarray(y, np.float64)
-        self.n += len(u); self.xx += u.T@u; self.xy += u.T@y; self.x += u.sum(0); self.y += y.sum()
+        self.n += len(u); self.xx += u.T@u; self.xy += u.T@y; self.x += u.sum(0); self.y += y.sum(); self.yy += y@y
         return self
+    def merge(self, other):
+        for k, v in vars(other).items(): setattr(self, k, getattr(self, k) + v)
+        return self
+    def error(self, r): # a `Ridge`; mean squared error
+        return (self.yy - 2*(r.w@self.xy + r.b*self.y) + r.w@self.xx@r.w + 2*r.b*r.w@self.x)/self.n + r.b**2
 
 class Ridge(T.NamedTuple):
     "ln of a length as w.u + b."
@@ -180,19 +185,16 @@ PENALTIES = tuple(10.**k for k in range(-3, 4))
 
 def fit_ridge(table,        # `EmbeddingTable`
               rows,         # of it
-              seed=0, penalties=PENALTIES, block=16384)->tuple: # `Ridge`, mean length
-    "The ridge of the lengths of some rows: the penalty is chosen on a twentieth of them, the fit is of all."
+              seed=0, penalties=PENALTIES, block=4096)->tuple: # `Ridge`, mean length
+    "The ridge of the lengths of some rows, block by block: the penalty is chosen on a twentieth of them, the fit is of all."
     rows = np_rng(seed, 'ridge').permutation(np.asarray(rows))
-    held, n = max(1, len(rows)//20), table.n
     def sums(at):
-        m = Moments(n)
+        m = Moments(table.n)
         for i in range(0, len(at), block): m.add(table.take(at[i:i+block])['inputs'], np.log(table.norms[at[i:i+block]]))
         return m
-    out, own = sums(rows[:held]), sums(rows[held:])
-    y, u = np.log(table.norms[rows[:held]].astype(np.float64)), table.take(rows[:held])['inputs']
-    if own.n and len(penalties) > 1: penalties = [min(penalties, key=lambda p: ((ridge_of(own, p)(u) - y)**2).mean())]
-    for k in ('n', 'xx', 'xy', 'x', 'y'): setattr(own, k, getattr(own, k) + getattr(out, k))
-    return ridge_of(own, penalties[0]), float(np.mean(table.norms[rows], dtype=np.float64))
+    held, own = map(sums, np.split(rows, [max(1, len(rows)//20)]))
+    if own.n and len(penalties) > 1: penalties = [min(penalties, key=lambda p: held.error(ridge_of(own, p)))]
+    return ridge_of(own.merge(held), penalties[0]), float(np.mean(table.norms[rows], dtype=np.float64))
 
 def start_aligner(net, ridge:Ridge, mean:float):
     "Let an aligner begin where the baselines end, if it can."

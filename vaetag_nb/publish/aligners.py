@@ -7,16 +7,15 @@ __all__ = ['LIMIT', 'TaggedGraph', 'EmbeddingGraph', 'directions', 'aligner_pari
            'checked_head', 'fill_export', 'export_aligner', 'check_aligner']
 
 # %% ../../nbs/09_publish/46_aligners.ipynb #a5be9f40
-import dataclasses as dc, json, re
+import dataclasses as dc, re
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 import vaetag_nb
 from ..core.errors import VaetagError
-from ..core.io import atomic_dir, atomic_file, read_json, write_json
+from ..core.io import atomic_dir, atomic_file, write_json
 from ..core.rng import torch_rng
 from ..models.aligner_folder import Aligner, fill_aligner, head_for, load_aligner
-from ..models.folder import best_of
 from ..models.linear_head import LinearHead
 from .onnx import must_hold, run_onnx, to_onnx
 

@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'KEPT', 'AlignerData', 'AlignerNet', 'AlignerLoss', 'AlignerOptim', 'AlignerEval', 'AlignerConfig',
-           'aligner_loss', 'cross_entropy_along', 'along_input', 'head_function', 'meter_of', 'baseline_meters',
-           'figures_table', 'EmbeddingSource', 'AlignerTask', 'SplitLogger', 'aligner_data', 'train_aligner']
+           'aligner_loss', 'ratio', 'cross_entropy_along', 'along_input', 'meters_of', 'baseline_meters',
+           'figures_table', 'EmbeddingSource', 'kept_logits', 'AlignerTask', 'SplitLogger', 'aligner_data',
+           'train_aligner']
 
 # %% ../../nbs/06_trainers/99b_aligner.ipynb #50a43071
-import dataclasses as dc
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 import numpy as np, torch, torch.nn.functional as F
@@ -28,7 +27,7 @@ from .checkpoint import RunFolder
 from .engine import Trainer
 from .optim import schedule as named_schedule, one_cycle
 from .plan import shuffled
-from .processes import Processes, on_main, sum_tensor
+from .processes import Processes, sum_tensor
 from .settings import RunResult
 from .task import Task
 
@@ -122,48 +121,63 @@ FIGURES = 'emb_cos', 'emb_norms', 'emb_norms_rel', 'norm_log', 'pred_mse', 'loss
 def aligner_loss(head:LinearHead, e, out, # true and predicted embeddings (B, n)
                  pred=1., norm=1., direction=0., # weights
                  along=False,    # whether `out` is `e` times a number
-                 true=None)->tuple: # logits (B, tags) of `e`, where they are known; returns the loss and its parts
+                 true=None,      # logits (B, tags) of `e`, where they are known
+                 at=None)->tuple: # (B,): which rows of `true` they are, `None`: all; returns the loss and its parts
     "What an aligner minimises."
     e, out = e.float(), out.float()
-    with torch.no_grad(): true = head.logits(e) if true is None else true
-    if along: fit = cross_entropy_along((out*e).sum(1, keepdim=True)/e.pow(2).sum(1, keepdim=True), true, head.b)
-    else: fit = (F.softplus(z := head.logits(out)) - true.sigmoid()*z).mean()
+    if true is None: true, at = head.logits(e.detach()), None
+    if along: fit = cross_entropy_along(ratio(e, out), true, head.b, at)
+    else: fit = (F.softplus(z := head.logits(out)) - (true if at is None else true[at]).sigmoid()*z).mean()
     parts = dict(pred=fit, norm=(out.norm(dim=1).clamp_min(1e-12).log() - e.norm(dim=1).log()).pow(2).mean())
     if direction: parts['direction'] = (1 - F.cosine_similarity(out, e)).mean()
     return sum(w*parts[k] for k, w in (('pred', pred), ('norm', norm), ('direction', direction)) if w), parts
 
-def cross_entropy_along(r, true, b): # (B, 1), (B, tags), (tags,)
-    "The mean cross entropy of embeddings that are `r` times the true ones, whose logits are `true`; its slope in `r` is found with it."
+def ratio(e, out): # (B, n), (B, n) -> (B, 1)
+    "How many times `e` is in `out`, which lies along it."
+    return (out*e).sum(1, keepdim=True)/e.pow(2).sum(1, keepdim=True)
+
+def cross_entropy_along(r, true, b, at=None, size=2**18): # (B, 1), (B, tags), (tags,); `at`: as in `aligner_loss`; `size`: of a piece, in numbers
+    "The mean cross entropy of embeddings that are `r` times the true ones, whose logits are `true`; its slope in `r` is found with it, piece by piece in the processor's cache."
     with torch.no_grad():
-        p, away = true.sigmoid(), true - b
-        z = torch.addcmul(b, r, away)
-        value = (z.clamp_min(0).sum() + z.abs().neg_().exp_().add_(1).log_().sum() - (p*z).sum())/true.numel()   # softplus, whose own log1p takes ten times a log
-        slope = z.sigmoid_().sub_(p).mul_(away).sum(1, keepdim=True)/true.numel()
-    return value + ((r - r.detach())*slope).sum()
+        value, slope, step = 0., torch.empty_like(r), max(1, min(64, size//len(b)))
+        for i in range(0, len(r), step):
+            k = slice(i, i + step)
+            z = true[k] if at is None else true[at[k]]
+            p, away = z.sigmoid(), z - b
+            z = torch.addcmul(b, r[k], away)
+            value += (z.clamp_min(0) - p*z).sum()
+            s = z.sigmoid_()
+            value -= torch.maximum(s, 1 - s).prod(0).log_().sum()   # softplus(z) = max(z, 0) - ln max(s, 1 - s); one logarithm for up to 64 rows
+            slope[k] = s.sub_(p).mul_(away).sum(1, keepdim=True)
+    return (value + ((r - r.detach())*slope).sum())/(len(r)*len(b))
 
 # %% ../../nbs/06_trainers/99b_aligner.ipynb #218d2f85
 def along_input(name:str, table)->bool:
     "Whether an architecture gives the true embedding times a number."
     return not table.has_inputs and vars(aligner_class(name)).get('along', False)
 
-def head_function(head, device):
-    "The head as `AlignmentMeter` takes it: float32 on the device, which is what a tagger does."
-    return lambda e: head.logits(torch.from_numpy(e).float().to(device)).double().cpu().numpy()
-
 @torch.no_grad()
-def meter_of(net, table, rows, head, cut, batch=1024)->AlignmentMeter:
-    "An `AlignmentMeter` that has seen what `net` makes of some rows."
-    device = head.b.device
-    m = AlignmentMeter(head_function(head, device), cut)
+def meters_of(nets:dict,  # {name: aligner}
+              table, rows, head:LinearHead,
+              along=(),   # names of those that give the true embedding times a number: their logits follow from the true ones
+              true=None,  # logits (len(table), tags) of the table's own embeddings, where they are known
+              )->dict:    # {name: `AlignmentMeter`}
+    "Meters that have seen what aligners make of some rows; the head is float32 on its device, which is what a tagger does."
+    b, meters = head.b, {k: AlignmentMeter(None, head.cut()) for k in nets}
+    batch = max(1, min(4096, 2**20//head.tags))
     for i in range(0, len(rows), batch):
         t = table.take(at := rows[i:i+batch])
-        m.update(t['embs'], net(torch.from_numpy(t['inputs']).to(device)), lambda r: table.names(at[r:r+1])[0])
-    return m
+        x, e = (torch.from_numpy(t[k]).to(b.device) for k in ('inputs', 'embs'))
+        z = head.logits(e) if true is None else true[torch.as_tensor(at, device=true.device)]
+        for k, net in nets.items():
+            out = net(x)
+            meters[k].update(t['embs'], out, lambda r: table.names(at[r:r+1])[0], (z, torch.addcmul(b, ratio(e, out), z - b) if k in along else head.logits(out)))
+    return meters
 
-def baseline_meters(table, rows, ridge, mean, head, cut)->dict: # {name: `AlignmentMeter`}
+def baseline_meters(table, rows, ridge, mean, head, true=None)->dict: # {name: `AlignmentMeter`}
     "What `identity`, `mean` and `ridge` make of some rows."
     nets = {k: start_aligner(make_aligner(k, table.n), ridge, mean).to(head.b.device).eval() for k in ('identity', 'mean', 'ridge')}
-    return {k: meter_of(net, table, rows, head, cut) for k, net in nets.items()}
+    return meters_of(nets, table, rows, head, [k for k in nets if along_input(k, table)], true)
 
 def figures_table(by:dict)->str: # {name: figures}
     "Figures of several as aligned text."
@@ -175,48 +189,53 @@ def figures_table(by:dict)->str: # {name: figures}
 
 # %% ../../nbs/06_trainers/99b_aligner.ipynb #27b5f0eb
 class EmbeddingSource:
-    "Some rows of an `EmbeddingTable`, for the engine; with a head also their logits, computed once."
-    def __init__(self, table, rows, head=None):
-        self.table, self.rows = table, np.asarray(rows)
-        self.true = None if head is None else torch.cat([head.logits(torch.from_numpy(table.gather('embs', r)).to(head.b.device)).cpu() for r in np.array_split(self.rows, -(-len(self.rows)//1024))])
+    "Some rows of an `EmbeddingTable`, for the engine: which they are, their directions and their embeddings."
+    def __init__(self, table, rows): self.table, self.rows = table, np.asarray(rows)
     def __len__(self): return len(self.rows)
     def get(self, epoch, indices):
-        out = {k: torch.from_numpy(v) for k, v in self.table.take(self.rows[indices]).items() if k != 'norms'}
-        return out if self.true is None else out | dict(true=self.true[torch.as_tensor(indices)])
+        at = self.rows[indices]
+        t = self.table.take(at)
+        return dict(at=torch.from_numpy(at), inputs=torch.from_numpy(t['inputs']), embs=torch.from_numpy(t['embs']))
     def names(self, indices): return self.table.names(self.rows[indices])
 
-# %% ../../nbs/06_trainers/99b_aligner.ipynb #f2ba8afb
 KEPT = 2**29     # bytes of true logits that are kept in memory
 
+def kept_logits(table, head)->torch.Tensor|None: # (len(table), tags) on the head's device
+    "The logits of all embeddings of a table, which are the same in every epoch; `None` where they are too many to be kept."
+    if 4*len(table)*head.tags > KEPT: return None
+    out, step = torch.empty(len(table), head.tags, device=head.b.device), max(1, min(4096, 2**20//head.tags))
+    for i in range(0, len(out), step): out[i:i+step] = head.logits(torch.from_numpy(table.gather('embs', np.arange(i, min(i + step, len(out))))).to(out.device))
+    return out
+
+# %% ../../nbs/06_trainers/99b_aligner.ipynb #f2ba8afb
 class AlignerTask(Task):
     "An aligner between a table of embeddings and the head of their tagger."
     raw_too = False
-    def __init__(self, net, table, train, test, head:LinearHead, cfg:AlignerConfig, ridge=None, mean=1., baselines=None): # `train`, `test`: rows
+    def __init__(self, net, table, train, test, head:LinearHead, cfg:AlignerConfig, baselines=None, true=None): # `train`, `test`: rows; `true`: see `kept_logits`
         super().__init__()
-        self.net, self.head, self.table, self.test, self.cfg, self.baselines = net, head, table, np.asarray(test), cfg, baselines or {}
+        self.net, self.head, self.table, self.test, self.cfg, self.baselines, self.true = net, head, table, np.asarray(test), cfg, baselines or {}, true
         self.along = along_input(cfg.model.name, table)
-        kept = self.along and 4*len(train)*head.tags <= KEPT
-        self.source, self.plan = EmbeddingSource(table, train, head if kept else None), shuffled(len(train), cfg.batch_size, cfg.seed)
+        self.source, self.plan = EmbeddingSource(table, train), shuffled(len(train), cfg.batch_size, cfg.seed)
         self.seen = np.asarray(train)[:len(self.test)]      # as many training rows are measured as test rows
-        self.select, self.goal, self.cut = f'test/{cfg.eval.pick_by}', cfg.eval.pick, head.cut()
+        self.select, self.goal = f'test/{cfg.eval.pick_by}', cfg.eval.pick
         self.data_id = hash_json([table.fingerprint, head.sha256, np.asarray(train).tolist() if len(train) < 1000 else len(train)])
 
     def optims(self, total, per_epoch):
         o = self.cfg.optim
-        opt = torch.optim.AdamW(self.net.parameters(), o.lr, betas=(.95 if o.schedule == 'onecycle' else .9, .999), weight_decay=o.weight_decay)
+        opt = torch.optim.AdamW(self.net.parameters(), o.lr, betas=(.95 if o.schedule == 'onecycle' else .9, .999), weight_decay=o.weight_decay, fused=True)
         rule = one_cycle(total, betas=(.999, .95, .85) if o.cycle_beta1 else None) if o.schedule == 'onecycle' else named_schedule(o.schedule, total)
         return dict(net=(opt, rule, ['net']))
 
     def loss_net(self, batch, ctx):
         l = self.cfg.loss
-        return aligner_loss(self.head, batch['embs'], self.net(batch['inputs']), l.pred, l.norm, self.cfg.direction, self.along, batch.get('true'))
+        return aligner_loss(self.head, batch['embs'], self.net(batch['inputs']), l.pred, l.norm, self.cfg.direction, self.along, self.true, batch['at'])
 
     def validate(self, trainer):
         "The figures of the test rows and of as many training rows, each process on its share."
         out = {}
         for split, rows in (('test', self.test), ('train', self.seen)):
-            m = meter_of(self.net, self.table, rows[trainer.p.rank::trainer.p.world], self.head, self.cut)
-            sums = sum_tensor(trainer.p, torch.tensor([m.sums[k] for k in m.SUMS], dtype=torch.float64))
+            m = meters_of(dict(net=self.net), self.table, rows[trainer.p.rank::trainer.p.world], self.head, ['net']*self.along, self.true)['net']
+            sums = sum_tensor(trainer.p, torch.tensor([m.sums[k] for k in m.SUMS], dtype=torch.float64, device=trainer.device))
             m.sums = dict(zip(m.SUMS, sums.tolist()))
             out |= {f'{split}/{k}': v for k, v in m.compute().items() if k != 'n' and v is not None}
         return out
@@ -249,8 +268,9 @@ def aligner_data(cfg:AlignerConfig)->tuple: # table, training rows, test rows, h
     if not d.test:
         if len(d.split) != 2: raise UsageError(f'data.split: {d.split}: give two shares, for training and test')
         return table, *table.split(d.split, cfg.seed), head
-    first = EmbeddingTable.read(d.embeddings, None, d.strict)
-    return table, np.arange(len(first)), np.arange(len(first), len(table)), head
+    learned = table.file < len(d.embeddings)
+    if learned.all() or not learned.any(): raise VaetagError(f"{(d.test if learned.any() else d.embeddings)[0]}: no usable row is left for {'the test' if learned.any() else 'training'}")
+    return table, np.flatnonzero(learned), np.flatnonzero(~learned), head
 
 def train_aligner(cfg:AlignerConfig, resume='auto')->RunResult:
     "Train an aligner as `cfg` says; an unfinished run in `cfg.out` goes on. Its folder is `best/`."
@@ -263,9 +283,10 @@ def train_aligner(cfg:AlignerConfig, resume='auto')->RunResult:
     if not any(q.requires_grad for q in net.parameters()): raise UsageError(f'model.name: {cfg.model.name} has nothing to learn; it is one of the baselines of every run')
     head = head.to(p.device)
     ridge, mean = fit_ridge(table, train, cfg.seed)
-    base = {k: m.compute() for k, m in baseline_meters(table, test, ridge, mean, head, head.cut()).items()}
+    true = kept_logits(table, head)
+    base = {k: m.compute() for k, m in baseline_meters(table, test, ridge, mean, head, true).items()}
     say(f'{table}; {len(train)} rows for training, {len(test)} for the test; ridge penalty {ridge.penalty:g}\n{figures_table(base)}')
-    task = AlignerTask(start_aligner(net, ridge, mean), table, train, test, head, cfg, baselines=base)
+    task = AlignerTask(start_aligner(net, ridge, mean), table, train, test, head, cfg, base, true)
     more = [SplitLogger(), *([TensorBoard()] if cfg.track == 'tensorboard' else [])]
     Trainer(task, cfg.out, epochs=cfg.epochs, seed=cfg.seed, precision='no', max_grad_norm=cfg.optim.max_grad_norm, callbacks=more, workers=cfg.workers, log_every=cfg.log_every, eval_every=cfg.eval.every,
             eval_first=True, device=cfg.device, tf32=False, save_every='5 minutes', config=cfg).fit(resume)

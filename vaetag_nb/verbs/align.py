@@ -8,7 +8,6 @@ __all__ = ['train_aligner', 'read_json_of', 'EvalAligner', 'TagEmbeddings', 'Lis
 # %% ../../nbs/11_verbs/36_align.ipynb #18ede23c
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 from ..core.errors import UsageError
 from .base import Outcome, aligned, configured, named, verb
 
