@@ -29,6 +29,8 @@ KINDS = { # kind: (its weight, what it means)
     'duplicate_tags': ('note', 'tag stands again in its record, the last one holds'),
     'empty_weights': ('note', 'colon without a weight, read as 1'),
     'aliased_tags': ('note', 'alias, read as the tag that it stands for'),
+    'corrected_tags': ('note', 'added or taken away by the corrections'),
+    'unused_corrections': ('note', 'correction of a record or tag that is not here'),
     'implied_tags': ('note', 'added, because another tag of the image implies it'),
     'empty_label_images': ('note', 'image without labels'),
     'images_without_sidecar': ('note', 'image without its .txt, left out'),

@@ -15,7 +15,8 @@ from itertools import chain, islice
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from ..core.errors import UsageError, VaetagError, nearest
-from ..core.progress import track
+from ..core.progress import say, track
+from .corrections import corrected, read_corrections
 from .decode import EXTENSIONS
 from .files import Finder, folder_of, is_remote, join, list_files, natural, read_bytes, read_text
 from .implications import implied, read_implications, widened
@@ -267,6 +268,7 @@ def read_columns(src,               # metadata file (JSON, JSON lines, CSV, Parq
                  order='rank',      # order of a vocabulary that is built, see `tag_order`
                  aliases=None,      # `{alias: name}`, or a CSV with the columns `alias,canonical`
                  implications=None, # `{tag: all tags that follow}`, or a CSV with the columns `antecedent,consequent`
+                 corrections=None,  # `{(record, tag): 'add' or 'remove'}`, or a CSV with the columns `id,tag,action`
                  limit=1000,        # entries of each kind that the report keeps, `None` for all
                  **options          # further arguments of the layout's reader
                  )->dict:           # what `TagTable` is made of
@@ -280,6 +282,7 @@ def read_columns(src,               # metadata file (JSON, JSON lines, CSV, Parq
     if tags is not None and not isinstance(tags, Vocab): tags = Vocab.read(tags)
     if isinstance(aliases, (str, os.PathLike)): aliases = read_aliases(aliases)
     if isinstance(implications, (str, os.PathLike)): implications = read_implications(implications)
+    if isinstance(corrections, (str, os.PathLike)): corrections = read_corrections(corrections)
     report = LoadReport(src, limit)
     report.options = dict(options, layout=layout)
     records = LAYOUTS[layout](src, report, **options, **dict(aliases=aliases) if layout == 'sidecars' else {})
@@ -291,8 +294,11 @@ def read_columns(src,               # metadata file (JSON, JSON lines, CSV, Parq
     with track(desc='reading', unit=' records', leave=False) as bar:
         for b in records.batches: rows.add(b); bar.update(len(b.ids))
     out = rows.gather(order)
+    built = records.vocab is None and tags is None
+    if corrections:
+        out['labels'], out['vocab'], out['labelled'] = corrected(out['labels'], out['vocab'], out['labelled'], out['ids'], out['paths'], corrections, report, built, order, aliases)
+        say(f"{src}: {report.counts['corrected_tags']} tags corrected, {report.counts['unused_corrections']} corrections of records or tags that are not here")
     if implications:
-        built = records.vocab is None and tags is None
         out['labels'], out['vocab'], n = implied(out['labels'], out['vocab'], implications, built, order)
         report.add('implied_tags', n=n)
     if max_bad is not None: report.check(strict, max_bad)

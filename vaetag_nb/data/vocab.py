@@ -72,6 +72,7 @@ def count_dump(src, order='rank',
 # %% ../../nbs/01_data/45_vocab.ipynb #1bd11d47
 def counted(src, order, tags=None, ids=None, **options)->Vocab: # ids: of a dump; options: of `TagTable.read`
     "The tags of one source with their counts: a tag list as it stands, a data set or a dump counted."
+    if is_dump(src) and options.get('corrections'): raise UsageError(f'{src}: corrections are for data sets, and this is a dump; correct what was prepared of it')
     if is_dump(src): return count_dump(src, order, tags, ids, options.get('aliases'), options.get('implications'))
     if ids is not None: raise UsageError(f'{src}: ids choose posts of a dump, and this is none')
     if is_tag_list(src): return Vocab.read(src, order='file', duplicates='merge')

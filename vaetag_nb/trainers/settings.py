@@ -61,10 +61,11 @@ class DataConfig:
     strict: bool = False             # any bad entry is an error
     max_bad: float = .05             # share of bad or unreadable pictures above which nothing starts
     keep_unlabelled: bool = False    # learn from pictures without tags, too
+    corrections: str|None = None     # CSV `id,tag,action` of tags to add or remove, see `read_corrections`
 
     def read(self, src)->TagTable:
         "The records of `src`, their sizes known; unreadable pictures are in the report."
-        return TagTable.read(src, self.tags, image_root=self.image_root, strict=self.strict, max_bad=self.max_bad
+        return TagTable.read(src, self.tags, image_root=self.image_root, strict=self.strict, max_bad=self.max_bad, corrections=self.corrections
                              ).with_sizes(strict=self.strict, max_bad=self.max_bad)
 
 # %% ../../nbs/06_trainers/45_settings.ipynb #231ea5d4

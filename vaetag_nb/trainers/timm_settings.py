@@ -34,6 +34,7 @@ class TimmData:
     weights: bool = False           # entries of a `.txt` are `name:weight`, not names that may hold a colon
     strict: bool = False            # only names written exactly as in the vocabulary are tags
     aliases: str|None = None        # CSV `alias,canonical` of other names of tags
+    corrections: str|None = None    # CSV `id,tag,action` of tags to add or remove, see `read_corrections`
     drop_empty: bool = False        # leave out pictures with an empty `.txt`
     max_bad: float = .05            # share of unreadable pictures above which the run ends
 
@@ -43,10 +44,10 @@ class TimmData:
              )->TagTable:
         "The records whose tags are known."
         if self.table is None and self.images is None: raise UsageError('data.images: not given; name the folder of the pictures, or data.table')
-        if self.table is not None: t = TagTable.read(self.table, tags, image_root=self.images, max_bad=self.max_bad, order=order, aliases=self.aliases)
+        if self.table is not None: t = TagTable.read(self.table, tags, image_root=self.images, max_bad=self.max_bad, order=order, aliases=self.aliases, corrections=self.corrections)
         else:
             t = TagTable.read(self.images, tags, 'sidecars', max_bad=self.max_bad, order=order, tags_dir=self.tags_dir, sep=self.sep,
-                              weights=self.weights, exact=self.strict, aliases=self.aliases, drop_empty=self.drop_empty)
+                              weights=self.weights, exact=self.strict, aliases=self.aliases, drop_empty=self.drop_empty, corrections=self.corrections)
             if not self.recursive: t = t.select(['/' not in i for i in t.ids])
         if not t.labelled.any(): raise VaetagError(f'{self.table or self.images}: no picture with known tags among {len(t)}')
         return t.where(labelled=True)

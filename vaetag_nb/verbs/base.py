@@ -206,11 +206,12 @@ class FromData:
     max_bad: float = 0.05             # larger shares of bad records and images stop the work
     aliases: Path|None = None         # CSV with the columns alias,canonical: other spellings of tags
     implications: Path|None = None    # CSV with the columns antecedent,consequent: tags that follow from others
+    corrections: Path|None = None     # CSV with the columns id,tag,action: tags that a person found missing (add) or wrong (remove)
     def read(self, data):
         "The table, with what was left out said on standard error"
         from vaetag_nb.data.table import TagTable
         t = TagTable.read(data, tags=self.tags, layout=self.layout, image_root=self.image_root, strict=self.strict, max_bad=self.max_bad,
-                          aliases=self.aliases, implications=self.implications)
+                          aliases=self.aliases, implications=self.implications, corrections=self.corrections)
         if t.report.counts: say(t.report)
         return t
 

@@ -105,7 +105,7 @@ class DataVocab(FromData):
     def __call__(self):
         from vaetag_nb.data.vocab import build_vocab
         kept, left = build_vocab(self.sources, self.tags, self.order, self.min_count, self.top, self.categories, self.ids,
-                                 layout=self.layout, image_root=self.image_root, strict=self.strict, max_bad=self.max_bad, aliases=self.aliases, implications=self.implications)
+                                 layout=self.layout, image_root=self.image_root, strict=self.strict, max_bad=self.max_bad, aliases=self.aliases, implications=self.implications, corrections=self.corrections)
         kept.write(self.out)
         sizes = ', '.join(f'{n} {c}' for c, n in kept.sizes().items())
         return Outcome(dict(tags=len(kept), left_out=left, sizes=kept.sizes(), out=str(self.out)), f'{self.out}: {len(kept)} tags ({sizes}), {left} left out')
