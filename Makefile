@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= demo_out
+CLIENTS ?= .venv-clients
 
-.PHONY: help demo test test-slow lab docs site check export bench clean
+.PHONY: help demo test test-slow test-clients lab docs site check export bench clean
 
 help:        ## what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +30,9 @@ test: $(VENV)/.dev   ## every notebook and every test
 
 test-slow: $(VENV)/.dev  ## the long extras: real data, real browser
 	$(BIN)/python -m pytest -m slow tests
+
+test-clients: $(VENV)/.dev  ## timm, imgutils, kohya's script ... in an environment of their own, on what we export
+	BIN=$(BIN) CLIENTS=$(CLIENTS) PYTHON=$(PYTHON) bash tools/clients.sh
 
 lab: $(VENV)/.dev    ## JupyterLab on the quickstart tutorial
 	$(BIN)/jupyter lab nbs/tutorials/01_quickstart.ipynb
