@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The docs site in _site/html. `docs.sh run` runs all notebooks afresh and keeps their widgets alive; without `run` the
-# committed outputs are shown. Sphinx's warnings are errors.
+# committed outputs are shown. Sphinx's warnings are errors, and so is a link that leads nowhere (tools/sitecheck.py).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${BIN:=.venv/bin}"
@@ -23,4 +23,5 @@ if [ ! -f _site/js/tex-svg.js ]; then   # three files that make maths and widget
 fi
 cp _site/js/*.js _site/src/_static/
 "$BIN/python" -m sphinx -q -W --keep-going -b html _site/src _site/html
+"$BIN/python" tools/sitecheck.py _site/html
 echo "site: _site/html/index.html"
