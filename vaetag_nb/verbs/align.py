@@ -86,13 +86,13 @@ class List:
     repo: str|None = None              # owner/name
     revision: str|None = None          # branch of the repository
     write: bool = False                # also into the README.md of the folder
-    dry_run: bool = False              # repo: only print the table
+    dry_run: bool = False              # only print the table, and whether the README would change
     def __call__(self):
         from vaetag_nb.publish.list import list_models, list_repo
         if (self.folder is None) == (self.repo is None): raise UsageError('give either FOLDER or --repo')
-        if self.repo is None and (self.dry_run or self.revision): raise UsageError(f"--{'dry-run' if self.dry_run else 'revision'}: goes with --repo")
+        if self.repo is None and self.revision: raise UsageError('--revision: goes with --repo')
         if self.repo is not None and self.write: raise UsageError('--write: goes with FOLDER; a repository is written unless --dry-run')
-        r = list_models(self.folder, self.write) if self.repo is None else list_repo(self.repo, self.revision, self.dry_run)
+        r = list_models(self.folder, self.write or self.dry_run, self.dry_run) if self.repo is None else list_repo(self.repo, self.revision, self.dry_run)
         where = f'{self.folder}/README.md' if self.repo is None else f'README of {self.repo}'
         note = '' if not r['changed'] else f'\n\n{where}: ' + ('would change' if self.dry_run else 'brought up to date')
         return Outcome({k: v for k, v in r.items() if k != 'text'}, r['text'] + note)

@@ -23,7 +23,7 @@ def matching(rows:list, pattern:str, what:str)->list: # `rows`: mappings with `n
 
 def shown(rows:list, words='')->Outcome:
     "Rows as figures and as an aligned table."
-    t = pd.DataFrame(rows).astype(object).where(lambda d: d.notna(), '')
+    t = pd.DataFrame(rows, dtype=object).where(lambda d: d.notna(), '')
     return Outcome(dict(models=rows), '\n'.join([t.to_string(index=False, justify='left'), *(['', words] if words else [])]))
 
 def settings_of(cls, leave=())->str:
@@ -72,11 +72,15 @@ class ModelsVae:
 @verb('models local')
 @dataclass(kw_only=True)
 class ModelsLocal:
-    "Model folders and runs in a folder: kind, and what their cards say."
-    folder: named(Path, '[FOLDER]') = Path('runs') # looked into with all its folders
+    "Models in a folder, ours and published ones: kind, network, size, parameters, tags, and how good they are."
+    where: named(str, '[FOLDER | PATTERN]') = 'runs' # folder, or a name with * and ? of models in runs, or below a folder: models/*wd*
     def __call__(self):
-        from vaetag_nb.models.folder import kind_of
-        if not self.folder.is_dir(): raise VaetagError(f'{self.folder}: no such folder')
-        found = sorted({p.parent for p in self.folder.rglob('model.json')})
-        rows = [dict(name=p.relative_to(self.folder).as_posix(), kind=k) for p in found if (k := kind_of(p))]
-        return shown(rows) if rows else Outcome(dict(models=[]), f'{self.folder}: no models')
+        from vaetag_nb.publish.list import list_models
+        folder, pattern = Path(self.where), '*'
+        if not folder.is_dir() and any(c in folder.name for c in '*?['): folder, pattern = folder.parent if folder.parent != Path() else Path('runs'), folder.name
+        if not folder.is_dir(): raise VaetagError(f'{folder}: no such folder')
+        r = list_models(folder)
+        if not r['models']: return Outcome(dict(models=[]), f'{folder}: no models')
+        rows = matching(r['models'], pattern, 'model')
+        out = shown([{k: x.get(k) for k in ('name', 'kind', 'architecture', 'input', 'params', 'tags', 'macro_f1', 'map')} for x in rows])
+        return Outcome(dict(models=rows), out.text)
