@@ -90,7 +90,7 @@ def test_what_does_not_go(tmp_path):
     model(tmp_path/'m')
     model(tmp_path/'tall', Square((32, 64)), 'test_convnext')
     for args, status, words in [([tmp_path/'m', '--format', 'tim'], 2, "Did you mean 'timm'?"), ([tmp_path/'tall', '--format', 'wd'], 1, 'takes pictures of 32x64 pixels'),
-                                ([tmp_path/'m', '--format', 'latent-onnx'], 1, "kind 'timm_tagger'"), ([tmp_path/'m', '--format', 'wd', '--vae', 'x'], 1, 'tagger of pixels'),
+                                ([tmp_path/'m', '--format', 'latent-onnx'], 2, "is a timm tagger; its formats are wd, timm, generic, cl, head, model"), ([tmp_path/'m', '--format', 'wd', '--vae', 'x'], 1, 'tagger of pixels'),
                                 ([tmp_path/'m', '--format', 'wd', '--size', 0], 2, 'size = 0: at least 1')]:
         got, out, err = export(*args, '--out', tmp_path/'x')
         assert (got, out, err.count('\n')) == (status, '', 1) and words in err, err

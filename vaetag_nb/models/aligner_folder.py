@@ -141,4 +141,5 @@ def load_aligner(src)->Aligner: # a run or model folder, or a checkpoint or fold
 def head_for(src, a:Aligner, head=None, tags=None)->LinearHead: # `src`: where the aligner is from; `head`, `tags`: see `read_head`
     "The head that an aligner works before: the one named, else the one that it was trained with."
     if head is None and not a.head_source: raise UsageError(f'{src}: does not say its head; give --head')
-    return read_head(head or a.head_source, tags)
+    inside = best_of(src)/str(a.head_source)        # a folder that was exported whole has it within
+    return read_head(head or (inside if inside.is_file() else a.head_source), tags)

@@ -22,6 +22,7 @@ from ..latents.convention import Convention
 from ..models.latent_tagger import TaggerModel, load_model, same_tags
 from ..models.pool import pooling
 from .folder import FORMAT, MANIFEST, check_names, manifest, model_folder, shipped, write_tags
+from .licence import Said, licence_header
 
 # %% ../../nbs/09_publish/10_onnx.ipynb #640fd4e0
 def tools()->tuple: # modules onnx, onnxruntime
@@ -185,22 +186,22 @@ for scores in model.run(['prediction'], {{'latent': latent}})[0]:
     print({{r['name']: round(float(p), 3) for r, p in zip(rows, scores) if p >= float(r['best_threshold'])}})
 '''
 
-def latent_card(model:TaggerModel, space:str, size, checks:list)->str: # markdown
+def latent_card(model:TaggerModel, space:str, size, checks:list, said=Said())->str: # markdown; `said`: by the publisher
     "A card: what it takes and gives, how it was checked, lines to copy."
     c, conv = model.codec, Convention.from_dict(model.codec['convention'])
     named = f"{c.get('class', 'a VAE')} ({c.get('family') or 'no family'}, fingerprint {c['fingerprint'][:16]}...)"
     channels = c['latent_channels'] if space == 'model' else c['latent_channels']//conv.patch**2
-    said = f'in model space, {conv} of the raw posterior mean z' if space == 'model' else 'raw: the posterior mean as the VAE gives it'
+    words = f'in model space, {conv} of the raw posterior mean z' if space == 'model' else 'raw: the posterior mean as the VAE gives it'
     of = 'x'.join(map(str, size)) + ' cells' if size else f"any height and width in cells of {c.get('factor')} pixels"
     table = [f"| {x['check']} | {x['measured']:.2g} | {x['limit']:g} |" for x in checks]
-    return '\n'.join(['---', 'library_name: onnx', 'pipeline_tag: image-classification', 'tags: [multi-label, tagger, vae-latents]', '---',
-        f'# Latent tagger, {len(model.vocab)} tags', '', f'Tags pictures from latents of {named}, without decoding them.', '',
-        f'- input `latent`: float32 (batch, {channels}, height, width), {said}; {of}',
+    return '\n'.join(['---', *(f'{k}: {v}' for k, v in licence_header(said.of(model.meta)).items()), 'library_name: onnx', 'pipeline_tag: image-classification', 'tags: [multi-label, tagger, vae-latents]', '---',
+        f'# {said.title or f"Latent tagger, {len(model.vocab)} tags"}', '', f'Tags pictures from latents of {named}, without decoding them.', *said.lines(), '',
+        f'- input `latent`: float32 (batch, {channels}, height, width), {words}; {of}',
         '- outputs: `embedding`, `logits`, and `prediction`, the probabilities; output n is row n of `selected_tags.csv`',
         '- a tag counts from its `best_threshold` on; of the ratings (category 9) the highest one counts', '', '## Use', '', '```python',
         USE.format(channels=channels, size=', '.join(map(str, size)) if size else 'height, width').rstrip(), '```', '', '## Checked',
-        '', 'Largest differences from PyTorch (features: relative):', '', '| check | measured | limit |', '|---|---|---|', *table, '',
-        '## Licence', '', f"Licence of the VAE weights that the latents come from: {c.get('licence') or 'unknown'}.", ''])
+        '', 'Largest differences from PyTorch (features: relative):', '', '| check | measured | limit |', '|---|---|---|', *table,
+        *said.licence_lines(model.meta), ''])
 
 # %% ../../nbs/09_publish/10_onnx.ipynb #769f1ad0
 def checked_size(head, size): # (h, w) or `None`
@@ -215,10 +216,12 @@ def export_latent(src,              # run or model folder
                   size=None,        # (h, w) in latent cells of model space, for networks that cannot take any
                   tolerance=None,   # largest difference of probabilities; `None`: 1e-4, in half precision 5e-3
                   half=False,       # whether weights are stored in half precision
+                  said=None,        # `Said` by the publisher, for the card
                   )->dict:          # what was written and measured
     "Write the head of a latent tagger as a folder with one ONNX file, after comparing it with PyTorch."
     if space not in ('model', 'raw'): raise UsageError(f'--space {space}: is neither model nor raw')
-    model = load_model(model_folder(src))
+    model, said = load_model(model_folder(src)), said or Said()
+    said.of(model.meta), said.lines()           # what is wrong with them is said first
     onnx, ort = tools()
     convention, size = Convention.from_dict(model.codec['convention']) if space == 'raw' else None, checked_size(model.head, size)
     net, batches = LatentGraph(model.head, convention).eval(), latent_batches(model, convention, size)
@@ -231,7 +234,7 @@ def export_latent(src,              # run or model folder
         with atomic_file(d/'model.onnx', 'wb') as f: f.write(proto.SerializeToString())
         must_hold(checks := parity(net, run_onnx(d/'model.onnx'), batches, model.vocab, limits))
         write_tags(d/'selected_tags.csv', model)
-        (d/'README.md').write_text(latent_card(model, space, size, checks), encoding='utf-8')
+        (d/'README.md').write_text(latent_card(model, space, size, checks, said), encoding='utf-8')
         about = dict(opset=OPSET, ir=IR, bytes=(d/'model.onnx').stat().st_size, weights='fp16' if half else 'fp32')
         write_json(d/MANIFEST, manifest(DIALECT, model, checks, dict(torch=torch.__version__, onnx=onnx.__version__, onnxruntime=ort.__version__), onnx=about,
                                         latent=dict(space=space, channels=batches[0].shape[1], size=size, convention=model.codec['convention'], vae=model.codec['fingerprint'])))
