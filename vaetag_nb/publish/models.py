@@ -21,19 +21,18 @@ from ..models.identity import load_identity
 from ..models.linear_head import save_head
 from .export import sample_pictures
 from .folder import FORMAT, MANIFEST
-from .kinds import KINDS, check_place, kind_for, must_name_no_machine, vae_in, without_paths
-from .licence import Said, licence_header
+from .kinds import KINDS, check_place, kind_for, vae_in
+from .licence import Said
 from .onnx import must_hold
+from .outgoing import check_discreet, recarded, telling, without_paths
 from ..translate import Translator
 
 # %% ../../nbs/09_publish/42_models.ipynb #c5b1b3c4
 def retold(card:str, said:Said, meta:dict, title='')->str: # markdown; `card`: of the model, may be empty; `meta`: of model.json; `title`: where the card has none
     "A card with what the publisher says: title, notes, licence."
-    head, text = (m[1], m[2]) if (m := re.match(r'---\n(.*?\n)---\n(.*)', card, re.S)) else ('library_name: vaetag_nb\n', card)
-    head = ''.join(l for l in head.splitlines(True) if not re.match(r'license(_name)?:', l)) + ''.join(f'{k}: {v}\n' for k, v in licence_header(said.of(meta)).items())
-    text = re.split(r'^## Licence\n', text, flags=re.M)[0].strip()
-    own, _, rest = text.partition('\n') if text.startswith('# ') else (f'# {title}', '', text)
-    return '\n'.join([f'---\n{head}---', f'# {said.title}' if said.title else own, *said.lines(), '', rest.strip(), *said.licence_lines(meta), ''])
+    text = recarded(card or f'---\nlibrary_name: vaetag_nb\n---\n# {title}', meta, said.of(meta), said.reason, said.title)
+    notes = said.lines()
+    return re.sub(r'^# .*$', lambda m: '\n'.join([m[0], *notes]), text, count=1, flags=re.M) if notes else text
 
 # %% ../../nbs/09_publish/42_models.ipynb #e66310ad
 PARTS = dict(latent_tagger=('model.safetensors', 'selected_tags.csv', 'optimal_thresholds.json'), timm_tagger=('model.safetensors', 'config.json', 'selected_tags.csv', 'optimal_thresholds.json'),
@@ -119,6 +118,6 @@ def export_model(src,         # run or model folder of any kind
         fill_model(d, kind, src, said, vae, head)
         must_hold(checks := same_model(kind, src, d, vae))
         write_json(d/MANIFEST, dict(format=FORMAT, dialect='model', kind=kind, source=marks(kind, d), parity={c['check']: c['measured'] for c in checks}, versions=dict(vaetag_nb=vaetag_nb.__version__, torch=torch.__version__)))
-        must_name_no_machine(d, src, *([vae] if vae else []))
+        check_discreet(d, telling(src) + (telling(vae) if vae else []))
     files = sorted(p.relative_to(out).as_posix() for p in Path(out).rglob('*') if p.is_file())
     return dict(out=str(out), kind=kind, files=files, bytes=sum((Path(out)/f).stat().st_size for f in files), checks=checks)

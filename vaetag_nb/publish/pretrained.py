@@ -19,10 +19,11 @@ from ..latents.codec import Codec, diffusers_config
 from ..latents.convention import Convention
 from ..models.diffusion_folder import LatentDiffusion, load_diffusion
 from .folder import FORMAT, MANIFEST
-from .kinds import check_place, kind_for, must_name_no_machine, vae_in
+from .kinds import check_place, kind_for, vae_in
 from .licence import Said
 from .models import fill_model, marks, retold
 from .onnx import must_hold
+from .outgoing import check_discreet, telling
 
 # %% ../../nbs/09_publish/44_pretrained.ipynb #c6c25b0f
 SAME = 1e-5     # largest difference between diffusers' class and ours, as a share of the largest number
@@ -148,7 +149,7 @@ def export_pretrained(src,       # VAE, or run or model folder of a latent diffu
         must_hold(checks := FILLS[kind](d, src, said))
         write_json(d/MANIFEST, dict(format=FORMAT, dialect='diffusers', kind=kind, source=marks(kind, d), parity={c['check']: c['measured'] for c in checks},
                                     versions=dict(vaetag_nb=vaetag_nb.__version__, torch=torch.__version__, diffusers=version('diffusers'))))
-        must_name_no_machine(d, src)
+        check_discreet(d, telling(src))
     files = sorted(p.relative_to(out).as_posix() for p in Path(out).rglob('*') if p.is_file())
     return dict(out=str(out), kind=kind, files=files, bytes=sum((Path(out)/f).stat().st_size for f in files), checks=checks)
 

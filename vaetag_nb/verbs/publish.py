@@ -134,18 +134,18 @@ def exporter(self:Publish, format, out)->Export:
 @patch
 def checked(self:Publish, formats):
     "Refuse formats that cannot be, before anything is loaded."
-    known = [f for f in FORMATS if f != 'head']
-    for f in formats:
-        if f not in known: raise UsageError(f'--format {f}: cannot be published.{nearest(f, known)}')
+    if 'head' in formats: raise UsageError('--format head: cannot be published: a file of numbers is no model')
     if len(set(formats)) < len(formats): raise UsageError(f'--format {self.format}: each once')
     if formats and self.head and formats != ['aligner']: raise UsageError('--head: goes with an aligner')
     from vaetag_nb.publish.hub import exported_there
-    if formats and not exported_there(self.src, formats): self.exporter(formats[0], None).fits(formats)
+    from vaetag_nb.publish.kinds import check_formats
+    if formats and not exported_there(self.src, formats): check_formats(self.src, formats)
 
 @patch
 def export(self:Publish, format, out):
     "Write one format, compared with the model."
-    self.exporter(format, out).export(format, out)
+    from vaetag_nb.publish.formats import export_as
+    export_as(self.src, format, out, self.exporter(format, out).options())
 
 @patch
 def install(self:Publish, hub, said):
