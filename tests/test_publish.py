@@ -1,20 +1,16 @@
 "Publishing: what goes out of a run, in which dialects, where clients look for it, and that nothing else moves"
-import json
-import os
-import re
-import signal
-
-import pytest
-import yaml
+import json, os, re, shutil, signal
+import pytest, yaml
 from forked import ended, forked
-
-import vaetag_nb.cli  # noqa: F401 (registers all verbs)
+from hub_server import serving
 from vaetag_nb.core.io import read_json, write_json
 from vaetag_nb.core.rng import seeded
 from vaetag_nb.data.tags import Vocab
+from vaetag_nb.models.folder import FORMAT
 from vaetag_nb.models.timm_folder import save_timm
 from vaetag_nb.models.timm_tagger import create, square_of
 from vaetag_nb.publish import hub, install
+import vaetag_nb.cli  # noqa: F401 (registers all verbs)
 from vaetag_nb.verbs.base import shell
 
 WD = ['README.md', 'config.json', 'inv.npz', 'model.onnx', 'model.safetensors', 'selected_tags.csv', 'vaetag.json']
@@ -106,3 +102,53 @@ def test_a_freer_licence_needs_a_reason_that_the_card_quotes(run, tmp_path):
     card = open(f"{r['folder']}/README.md", encoding='utf-8').read()
     assert '"bought"' in card and 'license: mit' in card and '# Ours' in card and 'cc-by-nc-4.0' in card
     assert str(run) not in (card + open(f"{r['folder']}/model.json").read())
+
+# --- the hub, over HTTP
+
+@pytest.fixture
+def online(tmp_path, monkeypatch):
+    "A hub in a thread, asked by huggingface_hub itself"
+    from huggingface_hub import HfApi, constants
+    for k, v in dict(HF_HUB_DISABLE_XET=True, HF_HUB_CACHE=str(tmp_path/'cache'), HF_HUB_OFFLINE=False).items(): monkeypatch.setattr(constants, k, v)
+    with serving() as (address, there):
+        monkeypatch.setattr(hub, 'hub_api', lambda repo='', write=True: HfApi(endpoint=address, token='secret'))
+        monkeypatch.setattr('vaetag_nb.publish.list.hub_api', hub.hub_api)
+        yield there
+
+def titles(there, repo, rev='main'): return [c[0] for c in there.repos[repo][rev][1:]]
+
+def test_the_whole_way(online, exported, run, tmp_path):
+    status, out, err = publish(exported[1], '--repo', 'me/x', '--private', '--json')
+    assert status == 0 and json.loads(out)['url'].startswith('http'), err
+    assert titles(online, 'me/x') == ['Publish x'] and sorted(online.files('me/x')) == WD
+    assert online.files('me/x')['model.onnx'] == open(f'{exported[1]}/model.onnx', 'rb').read()
+    assert publish(exported[1], '--repo', 'me/x', '--name', 'sub', '--revision', 'trial')[0] == 0 and sorted(online.files('me/x', 'trial')) == [f'sub/{f}' for f in WD]
+    status, out, err = publish(exported[0], '--repo', 'me/x')
+    assert (status, out) == (2, '') and 'me/x: wd and timm have a model.onnx each' in err and len(titles(online, 'me/x')) == 1
+    shutil.copytree(exported[1], tmp_path/'bare'); (tmp_path/'bare/inv.npz').unlink(); (tmp_path/'bare/vaetag.json').unlink()
+    assert publish(tmp_path/'bare', '--repo', 'me/x')[0] == 0 and 'inv.npz' not in online.files('me/x') and len(titles(online, 'me/x')) == 2
+    status, out, err = publish(run, '--repo', 'them/x', '--licence', 'mit')
+    assert (status, out) == (1, '') and 'You have no right to create a model under "them"' in err
+    assert not any(str(run).encode() in b for r in online.repos for b in online.files(r).values())
+
+def test_a_table_of_what_is_published(online, exported, tmp_path):
+    for n in ('a', 'b'):
+        d = tmp_path/f'SwinV2_v3_{n}'
+        write_json(d/'model.json', dict(format=FORMAT, kind='aligner', licence='mit', options=dict(suffix_model_name='SwinV2_v3', n=16), profile=dict(flops=1e6, params=2e6)))
+        write_json(d/'metrics.json', dict(emb_norms=.123456, loss=.0123456, pred_mse=1.23456e-6, emb_cos=1.)); (d/'model.onnx').write_text(n)
+        assert publish(d, '--repo', 'me/many')[0] == 0
+    assert publish(exported[0], '--repo', 'me/many', '--name', 'tagger')[0] == 0
+    assert shell('list', '--repo', 'me/many', '--dry-run')[1].count('would change') == 1 and len(titles(online, 'me/many')) == 3
+    status, out, err = shell('list', '--repo', 'me/many')
+    rows = [l.split(' | ') for l in out.splitlines() if l.startswith('| ')]
+    assert [r[0] for r in rows] == ['| Name', '| SwinV2_v3_b', '| SwinV2_v3_a', '| Name', '| tagger'] and rows[1][4:] == ['0.001000G', '2.00M', '1', '0.1235', '0.01235', '1.235e-06 |']
+    assert rows[4][1:5] == ['timm', 'test_resnet', '32x32', '0.37M'] and out.strip().split('\n\nREADME')[0] + '\n' == online.files('me/many')['README.md'].decode()
+    asked = len(online.asked)
+    assert shell('list', '--repo', 'me/many')[0] == 0 and titles(online, 'me/many')[3:] == ['Update the table of models'] and not any('commit' in a for a in online.asked[asked:])
+    assert shell('list', '--repo', 'me/none')[0] == 1
+
+def test_an_upload_that_fails(online, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path/'t')); (tmp_path/'t').mkdir()
+    monkeypatch.setattr(online, 'commit', lambda *a: 1/0)
+    status, out, err = publish(exported[1], '--repo', 'me/y')
+    assert (status, out) == (1, '') and err.splitlines()[-1].startswith('vaetag: me/y: the hub says: ') and not list((tmp_path/'t').iterdir())

@@ -96,17 +96,19 @@ def asking(repo:str):
     try: yield
     except VaetagError: raise
     except Exception as e:
-        why = ' '.join(str(e).split())[:300] or type(e).__name__
-        away = {'OfflineModeIsEnabled', 'ConnectionError', 'ConnectError', 'TransportError', 'TimeoutException', 'LocalEntryNotFoundError'} & {k.__name__ for k in type(e).__mro__}
+        chain = [e]
+        while (cause := chain[-1].__cause__) is not None and len(chain) < 5: chain.append(cause)
+        why = ': '.join(dict.fromkeys(' '.join(str(x).split())[:200] or type(x).__name__ for x in chain))
+        away = {'OfflineModeIsEnabled', 'ConnectionError', 'ConnectError', 'TransportError', 'TimeoutException', 'LocalEntryNotFoundError'} & {k.__name__ for x in chain for k in type(x).__mro__}
         if away: raise VaetagError(f'{repo}: the hub cannot be reached ({why}); without network: vaetag publish ... --local for programs of this machine, vaetag list FOLDER for a folder') from e
         raise VaetagError(f'{repo}: the hub says: {why}') from e
 
-def hub_api(repo='publish'): # `HfApi` with a token
-    "The hub, as somebody who may write."
+def hub_api(repo='publish', write=True): # `HfApi`, of who writes with a token
+    "The hub."
     from huggingface_hub import HfApi, constants, get_token
     if constants.HF_HUB_OFFLINE: raise VaetagError(f'{repo}: HF_HUB_OFFLINE is set, so the hub is not asked; without network: --local for programs of this machine, or a folder')
     token = get_token()
-    if not token: raise VaetagError(f'{repo}: no token for the hub: set HF_TOKEN, or log in (hf auth login)')
+    if write and not token: raise VaetagError(f'{repo}: no token for the hub: set HF_TOKEN, or log in (hf auth login)')
     return HfApi(token=token)
 
 def there(api, repo, name, revision)->tuple: # dialect or `None`, names of files

@@ -166,7 +166,7 @@ def take_away(self:Publish, hub):
     "What was installed goes."
     if self.dry_run: raise UsageError('--dry-run: does not go with --remove')
     r = hub.remove_local(self.repo, self.client, self.home, self.name)
-    return Outcome(r, '\n'.join([*(f'removed {f}' for f in r['removed']), f"{r['home']}: as it was before"]))
+    return Outcome(r, '\n'.join([*(f'removed {f}' for f in r['removed']), f"{r['home']}: nothing of {r['repo']} for {r['client']} is left"]))
 
 def line(f)->str: return f"{f['size']:>12,}  {f['sha256']}  {f['path']}"
 def sent(done:list)->Outcome:
