@@ -1,10 +1,12 @@
 """Aligners on the embeddings of our own taggers: every architecture at equal budget, three seeds, beside the baselines; rows a second
 
-    python benchmarks/aligner.py [--run RUN] [--seeds 0 1 2] [--epochs 100] [--batch 256] [--out runs/aligners] [--json]
+    python benchmarks/aligner.py [--run RUN | --embeddings FILE... --head HEAD] [--seeds 0 1 2] [--epochs 100] [--batch 256]
+                                 [--out runs/aligners] [--results FILE --name NAME] [--json]
     python benchmarks/aligner.py --speed
 
-RUN is the run of a latent tagger; its embeddings are computed from the latents in its store. Without it: 5000 random directions of width 64 whose
-length no linear map can say. Each seed draws its own split (80 % to learn, 20 % to test) and its own weights. Classic architectures learn with the
+RUN is the run of a latent tagger; its embeddings are computed from the latents in its store. FILE and HEAD are what `vaetag tag --emit embeddings` and
+`vaetag export --format head` wrote, or any model folder for the head. Without either: 5000 random directions of width 64 whose length no linear map can say.
+--results keeps the figures in a JSON file of several taggers, under NAME, beside what is there. Each seed draws its own split (80 % to learn, 20 % to test) and its own weights. Classic architectures learn with the
 loss of tagger_embedding_aligner (cross entropy alone) as well as with ours, the better of the two counts. Figures are those of the best epoch by
 the error of the tags (pred_mse) on the test rows, as everywhere in this comparison. A run that is done is not done again.
 
@@ -23,7 +25,7 @@ from vaetag_nb.data.embeddings import EmbeddingTable
 from vaetag_nb.infer import Tagger
 from vaetag_nb.latents.store import LatentStore
 from vaetag_nb.models.aligner import make_aligner, profile
-from vaetag_nb.models.linear_head import LinearHead, head_of_model, save_head
+from vaetag_nb.models.linear_head import LinearHead, head_of_model, read_head, save_head
 from vaetag_nb.trainers.aligner import AlignerConfig, EmbeddingSource, aligner_loss, kept_logits, train_aligner
 from vaetag_nb.trainers.plan import shuffled
 
@@ -51,7 +53,7 @@ def of_run(run, out):
 def contender(out, name, norm, seed, o):
     "The best figures of one run"
     own = dict(out=str(out/f'{name}-{norm:g}-{seed}'), seed=seed, epochs=o.epochs, batch_size=o.batch, device='cpu', model=dict(name=name), loss=dict(norm=norm),
-               data=dict(embeddings=[str(out/'emb.npz')], head=str(out/'inv.npz')))
+               data=dict(embeddings=[str(f) for f in o.embeddings], head=str(o.head)))
     done = Path(own['out'])/'best/evaluation.json'
     if not (Path(own['out'])/'done.json').exists(): train_aligner(load(AlignerConfig, own))
     e = read_json(done)
@@ -60,8 +62,10 @@ def contender(out, name, norm, seed, o):
 def compare(o):
     "All architectures, their means and spreads"
     out = Path(o.out); out.mkdir(parents=True, exist_ok=True)
-    if not (out/'emb.npz').exists(): of_run(o.run, out) if o.run else made_up(out)
-    table, n = {}, EmbeddingTable.read(out/'emb.npz').n
+    if not o.embeddings:
+        if not (out/'emb.npz').exists(): of_run(o.run, out) if o.run else made_up(out)
+        o.embeddings, o.head = [out/'emb.npz'], out/'inv.npz'
+    table, n = {}, EmbeddingTable.read(o.embeddings).n
     for name in (*OURS, *CLASSIC):
         for norm in ((1.,) if name in OURS else (0., 1.)):
             runs = [contender(out, name, norm, s, o) for s in o.seeds]
@@ -70,6 +74,11 @@ def compare(o):
             if best is None or np.mean(figures['pred_mse']) < np.mean(best['pred_mse']): table[name] = figures | dict(params=profile(make_aligner(name, n))['params'], loss='ours' if norm else 'cross entropy')
             for k in ('identity', 'mean', 'ridge'): table[k] = {f: [r[1][k][f] for r in runs] for f in figures} | dict(params=0 if k != 'ridge' else n + 1, loss='-')
     return dict(sorted(table.items(), key=lambda kv: np.mean(kv[1]['pred_mse'])))
+
+def about(o):
+    "What the figures are of"
+    table, head = EmbeddingTable.read(o.embeddings), read_head(o.head)
+    return dict(rows=len(table), width=table.n, tags=head.tags, lengths=dict(mean=float(table.norms.mean()), std=float(table.norms.std())), epochs=o.epochs, batch=o.batch, seeds=o.seeds)
 
 class PerItem(Dataset):
     "One row at a time as tagger_embedding_aligner gives them: direction, probabilities from the file, length"
@@ -108,7 +117,8 @@ def speed(o):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--run'); p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2]); p.add_argument('--epochs', type=int, default=100); p.add_argument('--batch', type=int, default=256)
+    p.add_argument('--run'); p.add_argument('--embeddings', nargs='+', default=[]); p.add_argument('--head'); p.add_argument('--results', type=Path); p.add_argument('--name', default='taggers')
+    p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2]); p.add_argument('--epochs', type=int, default=100); p.add_argument('--batch', type=int, default=256)
     p.add_argument('--out', default='runs/aligners'); p.add_argument('--speed', action='store_true'); p.add_argument('--json', action='store_true')
     p.add_argument('--rows', type=int, default=1024); p.add_argument('--tags', type=int, default=10861); p.add_argument('--repeats', type=int, default=3)
     o = p.parse_args()
@@ -116,8 +126,10 @@ def main():
         got = speed(o)
         print(json.dumps(got) if o.json else '\n'.join(f"{k:33} {v['ours']:9,.0f} rows/s, one by one {v['theirs']:9,.0f}: {v['ratio']:.1f}x" for k, v in got.items()))
         return
+    if bool(o.embeddings) != bool(o.head): p.error('--embeddings and --head go together')
     got = compare(o)
     write_json(Path(o.out)/'aligners.json', got)
+    if o.results: write_json(o.results, (read_json(o.results) if o.results.exists() else {}) | {o.name: dict(about(o), aligners=got)})
     said = lambda v: f'{np.mean(v):.3g} ± {np.std(v):.1g}'
     print(json.dumps(got) if o.json else '\n'.join(f"{k:14} {v['params']:>9,}  {v['loss']:13}  pred_mse {said(v['pred_mse']):18}  excess {said(v['loss_excess']):18}  tags {np.mean([x or 0 for x in v['agreement_f1']]):.4f}" for k, v in got.items()))
 
