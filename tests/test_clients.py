@@ -254,7 +254,6 @@ def test_kohya(models, tmp_path, kind, form):
 @pytest.mark.parametrize('which', ['newest', pytest.param('1.15', marks=pytest.mark.skipif(OLD is None, reason='VAETAG_CLIENTS_OLD names no python with ONNX Runtime 1.15'))])
 @pytest.mark.parametrize('kind,form', [('pixels', 'wd'), ('pixels', 'timm'), ('pixels', 'cl'), ('latents', 'wd'), ('latents', 'generic'), ('latents', 'cl')])
 def test_runtimes(models, tmp_path, holds, kind, form, which):
-    from vaetag_nb.models.foreign import wd_pixels
     from vaetag_nb.publish.dialects import DIALECTS
     file = models.folder(kind, form)/('model_optimized.onnx' if form == 'cl' else 'model.onnx')
     d = DIALECTS[form](models.tagger(kind), 448)
@@ -265,21 +264,40 @@ def test_runtimes(models, tmp_path, holds, kind, form, which):
     for n, w in zip(got['outputs'], want if isinstance(want, tuple) else [want]):
         holds(f"ONNX Runtime {got['version']}", form, f'{n}, {kind}', float(abs(np.asarray(got['outputs'][n]) - w.numpy()).max()/max(1, abs(w).max())), 1e-4)
 
+@pytest.mark.parametrize('kind,form', [('pixels', 'wd'), ('pixels', 'timm'), ('pixels', 'cl'), ('latents', 'wd'), ('latents', 'generic'), ('latents', 'cl')])
+def test_cards(models, tmp_path, holds, kind, form):
+    "The lines of each card, run beside the files where this package is not"
+    folder, at = models.folder(kind, form), tmp_path/'x'
+    shutil.copytree(folder, at)
+    got = []
+    for p in models.pictures[:2]:
+        shutil.copyfile(p, at/'picture.jpg')
+        got.append({n: float(v) for n, v in (l.rsplit(' ', 1) for l in client('card', dict(folder=at), tmp_path)['said'])})
+    t, ours = models.tagger(kind), models.scores(kind, models.tagger(kind).native[0] if form == 'generic' else 448)
+    holds(f'lines of the card of {form}', form, f'scores, {kind}', apart(ours, got), NEAR)
+    fixed = {n: .75 if c == 4 else .35 for n, c in zip(t.vocab, t.vocab.categories) if c != 9 and (form == 'cl' or c in (0, 4))}
+    same_tags(ours, got, fixed if form in ('wd', 'cl') else {n: float(r['best_threshold']) for n, r in table(folder).items() if r['category'] != '9'})
+
 # --- diffusers
 
 def random(*shape, seed): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
+def pretrained(src, out): # as `vaetag export` writes it
+    status, _, err = shell('export', str(src), '--format', 'diffusers', '--out', str(out), '--licence', 'apache-2.0')
+    assert status == 0, err
+    return out
+
 def test_diffusers_vae(tmp_path, holds):
     from vaetag_nb.latents.codec import Codec, posterior
     codec, x = Codec.embedded(), random(2, 3, 64, 48, seed=0).clamp(-1, 1)
-    codec.save(tmp_path/'vae')
+    codec.save(tmp_path/'own')
     np.save(tmp_path/'x.npy', x.numpy())
-    got = client('diffusers_parts', dict(folder=tmp_path/'vae', inputs=tmp_path/'x.npy', vae=codec.cls_name), tmp_path)
+    got = client('diffusers_parts', dict(folder=pretrained(tmp_path/'own', tmp_path/'vae'), inputs=tmp_path/'x.npy', vae=codec.cls_name), tmp_path)
     with torch.no_grad(): z = posterior(codec.vae.encode(x))[0]; y = codec.vae.decode(z).sample
-    for k, w in dict(latents=z, pictures=y).items(): holds(f'diffusers {codec.cls_name}', 'VAE', k, abs(np.asarray(got[k]) - w.numpy()).max(), 1e-5)
+    for k, w in dict(latents=z, pictures=y).items(): holds(f'diffusers {codec.cls_name}', 'diffusers', k, abs(np.asarray(got[k]) - w.numpy()).max(), 1e-5)
 
 def test_diffusers_latent_diffusion(tmp_path, holds):
-    "VAE, network and scheduler of a model of users"
+    "VAE, network and scheduler of a model of users; the lines of the card draw a picture"
     from test_users import TINY, drawn
     from vaetag_nb.models.diffusion_folder import load_diffusion
     from vaetag_nb.models.sampling import scheduler_of
@@ -287,12 +305,13 @@ def test_diffusers_latent_diffusion(tmp_path, holds):
     from vaetag_nb.trainers.diffusion_settings import diffusion_config
     drawn(tmp_path/'set')
     train_diffusion(diffusion_config(TINY, dict(out=str(tmp_path/'run'), data=dict(folders=str(tmp_path/'set')))))
-    m, times, users = load_diffusion(tmp_path/'run'), [1, 500, 999], [0, 1, 2]
+    m, folder, times, users = load_diffusion(tmp_path/'run'), pretrained(tmp_path/'run', tmp_path/'out'), [1, 500, 999], [0, 1, 2]
     noise, scheduler = random(3, *m.shape, seed=1), scheduler_of(m.noise)
     np.save(tmp_path/'x.npy', random(2, m.channels, m.resolution, m.resolution, seed=0).numpy())
     np.save(tmp_path/'noise.npy', noise.numpy())
-    got = client('diffusers_parts', dict(folder=tmp_path/'run/best', inputs=tmp_path/'x.npy', noise=tmp_path/'noise.npy', times=times, users=users, sub='vae', vae=m.codec.cls_name,
+    got = client('diffusers_parts', dict(folder=folder, inputs=tmp_path/'x.npy', noise=tmp_path/'noise.npy', times=times, users=users, sub='vae', vae=m.codec.cls_name,
                  unet=type(m.net.unet).__name__, scheduler=type(scheduler).__name__), tmp_path)
     with torch.no_grad(): y = m.net(noise, torch.tensor(times), torch.tensor(users))
-    holds(f'diffusers {type(m.net.unet).__name__}', 'model', 'what the network predicts', abs(np.asarray(got['network']) - y.numpy()).max(), 1e-5)
+    holds(f'diffusers {type(m.net.unet).__name__}', 'diffusers', 'what the network predicts', abs(np.asarray(got['network']) - y.numpy()).max(), 1e-5)
     assert np.allclose(got['alphas'], scheduler.alphas_cumprod, atol=1e-7)
+    assert client('card', dict(folder=folder, after='## Use with diffusers alone'), tmp_path)['shape'] == [1, m.channels, m.resolution, m.resolution]
