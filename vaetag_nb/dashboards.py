@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'training', 'Scored', 'truth_of', 'score_all', 'Counts', 'count', 'chosen_rows', 'Predictions', 'enlarged',
-           'tag_browser', 'predictions_picture', 'tags', 'latents', 'reconstructions', 'translation', 'generation',
-           'aligner', 'monitor']
+           'scored_of', 'tag_browser', 'quality', 'PredictionPages', 'predictions', 'predictions_picture', 'tags',
+           'latents', 'reconstructions', 'translation', 'generation', 'aligner', 'monitor']
 
 # %% ../nbs/10_dashboards.ipynb #3f7032a5
 import html
 from dataclasses import dataclass
+from functools import cached_property
 import ipywidgets as W, matplotlib.pyplot as plt, numpy as np, scipy.sparse as sp, torch
 from fastcore.basics import patch
 from PIL import Image
@@ -17,8 +18,10 @@ from .browse.aligner import AlignerBrowser
 from .browse.generation import GenerationBrowser
 from .browse.latents import LatentBrowser
 from .browse.monitor import Monitor
+from .browse.quality import QualityBrowser
 from .browse.recon import ReconBrowser
 from .browse.scored import ScoredBrowser
+from .browse.scores import TagScores
 from .browse.tags import TagBrowser, quietly
 from .browse.translation import TranslationBrowser
 from .core.errors import UsageError, VaetagError, nearest
@@ -37,11 +40,14 @@ class Scored:
     "Scores of N pictures for K tags and, where known, the truth."
     tagger:Tagger
     pictures:list         # N `Picture`s, all readable
-    scores:np.ndarray     # (N, K) float32
+    scores:np.ndarray     # (N, K) float32, or scipy sparse: what is not stored is 0
     truth:sp.csr_matrix|None # (N, K) bool
     thresholds:np.ndarray # (K,) the model's own
 
     def __len__(self): return len(self.pictures)
+
+    @cached_property
+    def by(self)->TagScores: return TagScores(self.scores, self.truth)
 
     def row_truth(self, i)->np.ndarray|None: # (K,) bool
         return None if self.truth is None else self.truth[i].toarray()[0].astype(bool)
@@ -96,11 +102,8 @@ class Counts:
 def count(scored:Scored, thresholds:np.ndarray, # (K,)
           )->Counts:
     "Count what the thresholds predict against the truth; ratings, which have no threshold, are left out."
-    p = scored.scores >= thresholds
-    r, c = scored.truth.nonzero()
-    n = lambda cols: np.bincount(cols, minlength=p.shape[1])
-    tp, rated = n(c[p[r, c]]), np.asarray(scored.tagger.vocab.categories) == 9
-    out = Counts(tp, p.sum(0) - tp, n(c) - tp, len(p))
+    tp, p, true = scored.by.counts(thresholds)
+    out, rated = Counts(tp, p - tp, true - tp, len(scored)), np.asarray(scored.tagger.vocab.categories) == 9
     for x in (out.tp, out.fp, out.fn): x[rated] = 0
     return out
 
@@ -111,11 +114,18 @@ def chosen_rows(scored:Scored, thresholds, tag='', show='all')->np.ndarray:
     "Which pictures to leaf through: those of one tag, or where any tag ended as `show` says."
     if tag and tag not in scored.tagger.vocab.index: raise VaetagError(f'no tag {tag!r} in this model.{nearest(tag, scored.tagger.vocab.names)}')
     if show == 'all' and not tag: return np.arange(len(scored))
-    cols = [scored.tagger.vocab.index[tag]] if tag else np.flatnonzero(np.asarray(scored.tagger.vocab.categories) != 9)
-    p = scored.scores[:, cols] >= thresholds[cols]
-    t = np.zeros_like(p) if scored.truth is None else scored.truth[:, cols].toarray().astype(bool)
-    which = {'all': p | t, 'true': t, 'predicted': p, 'hit': p & t, 'false alarm': p & ~t, 'missed': ~p & t}[show]
-    return np.flatnonzero(which.any(1))
+    if tag:
+        k = scored.tagger.vocab.index[tag]
+        p, t = (scored.by.column(k) >= thresholds[k]).astype(int), scored.by.true(k).astype(int) if scored.truth is not None else 0
+        both = p*t
+    else: # how many of each picture's tags
+        rated = np.asarray(scored.tagger.vocab.categories) == 9
+        x = scored.by.predicted(np.where(rated, 2, thresholds))     # a rating has no threshold
+        n = lambda m: np.asarray(m.sum(1)).ravel()
+        p, t, both = n(x), 0, 0
+        if scored.truth is not None: y = scored.by.truth @ sp.diags((~rated).astype(np.float32)); t, both = n(y), n(x.multiply(y))
+    which = {'all': p + t, 'true': t, 'predicted': p, 'hit': both, 'false alarm': p - both, 'missed': t - both}[show]
+    return np.flatnonzero(which)
 
 # %% ../nbs/10_dashboards.ipynb #a2b4e090
 def _control(kind, about, **kw):
@@ -228,7 +238,7 @@ def update(self:Predictions, _=None):
         self.note.value = f'<span class="vt-note">{html.escape(self.problem or "no picture is left by this filter")}</span>'
         self.bars.value = ''
         return
-    p, truth, s = self.scored.pictures[i], self.scored.row_truth(i), self.scored.scores[i]
+    p, truth, s = self.scored.pictures[i], self.scored.row_truth(i), self.scored.by.row(i)
     try: v = self.views(i)
     except VaetagError as e: self.note.value = f'<span class="vt-note" role="alert">{html.escape(str(e))}</span>'; return
     self.image.value, self.recon.value, self.sheet.value = v['image'], v['recon'], v['sheet']
@@ -244,8 +254,8 @@ def update(self:Predictions, _=None):
 def counts_html(self:Predictions, t)->str:
     "Precision, recall and F1 of all pictures at thresholds `t`, and of the chosen tag."
     if self.scored.truth is None:
-        n = (self.scored.scores >= t)[:, np.asarray(self.tagger.vocab.categories) != 9].sum(1)
-        return f'<span class="vt-counts">{len(self.scored)} pictures, {n.mean():.1f} tags predicted for each</span>'
+        n = self.scored.by.counts(t)[1][np.asarray(self.tagger.vocab.categories) != 9].sum()
+        return f'<span class="vt-counts">{len(self.scored)} pictures, {n/len(self.scored):.1f} tags predicted for each</span>'
     c = count(self.scored, t)
     s = c.summary
     out = f"all tags: precision {s['precision']:.3f}, recall {s['recall']:.3f}, micro-F1 {s['micro_f1']:.3f}, macro-F1 {s['macro_f1']:.3f}"
@@ -269,14 +279,43 @@ def show_evidence(self:Predictions, v):
                         f'{float(m.min()):+.2f} to {float(m.max()):+.2f}</small>')
 
 # %% ../nbs/10_dashboards.ipynb #6050a598
+def scored_of(predictions, # `Scored`, or a `Tagger`
+              images=None, # `TagTable`, folder or list of pictures, for a `Tagger`
+              )->Scored:
+    "Scores as they are, or computed now."
+    if not isinstance(predictions, Tagger): return predictions
+    if images is None: raise UsageError('a tagger needs images to look at; give images=')
+    return score_all(predictions, images)
+
 def tag_browser(predictions, # `Scored`, or a `Tagger` (then with `images`)
                 images=None, # `TagTable`, folder or list of pictures, for `score_all`
                 **options)->ScoredBrowser: # of `browse.scored.ScoredBrowser`
-    "The pictures of a tag by falling score, with a threshold for each tag that can be moved."
-    if isinstance(predictions, Tagger):
-        if images is None: raise UsageError('tag_browser: a tagger needs images to look at; give images=')
-        predictions = score_all(predictions, images)
-    return ScoredBrowser(predictions, **options)
+    "A table of tags, the pictures of each by falling score, a threshold for each that can be moved, and label errors to correct."
+    return ScoredBrowser(scored_of(predictions, images), **options)
+
+def quality(predictions, images=None)->QualityBrowser:
+    "Figures by category at thresholds that can be moved, tags mistaken for others, the calibration curve; arguments as of `tag_browser`."
+    return QualityBrowser(scored_of(predictions, images))
+
+class PredictionPages:
+    "Predictions by picture, by tag, and of all tags together, each page made when it is first opened."
+    def __init__(self, scored:Scored, side=240, corrections='corrections.csv'):
+        self.pictures, self.tags, self.quality = Predictions(scored.tagger, scored, side=side), None, None
+        self.made = dict(tags=lambda: ScoredBrowser(scored, corrections=corrections)) | (dict(quality=lambda: QualityBrowser(scored)) if scored.truth is not None else {})
+        self.ui = W.Tab([self.pictures.ui, *(W.VBox() for _ in self.made)], titles=['picture by picture', 'tag by tag', 'all together'][:1 + len(self.made)], layout=W.Layout(max_width='1100px'))
+        self.ui.observe(self.open, 'selected_index')
+
+    def _repr_mimebundle_(self, **kw): return self.ui._repr_mimebundle_(**kw)
+
+    def open(self, _=None):
+        "Make the page that is looked at."
+        i = self.ui.selected_index or 0
+        name = [None, *self.made][i]
+        if name and getattr(self, name) is None: setattr(self, name, self.made[name]()); self.ui.children[i].children = [getattr(self, name).ui]
+
+def predictions(predictions, images=None, **options)->PredictionPages:
+    "All about the predictions of a tagger; arguments as of `tag_browser`."
+    return PredictionPages(scored_of(predictions, images), **options)
 
 # %% ../nbs/10_dashboards.ipynb #b8e82f06
 def predictions_picture(scored:Scored,    # of `score_all`
@@ -296,7 +335,7 @@ def predictions_picture(scored:Scored,    # of `score_all`
         pic, bars = axes[n//cols, n%cols*2:][:2]
         source = scored.pictures[i].source
         pic.imshow(thumbnail(scored.tagger.heat_maps(source, [evidence])[evidence] if evidence else load_image(source), 240))
-        s, truth = scored.scores[i], scored.row_truth(i)
+        s, truth = scored.by.row(i), scored.row_truth(i)
         k = worth_showing(s, t, truth, least=5, most=most)
         k = k[np.asarray(scored.tagger.vocab.categories)[k] != 9]
         bars.axis('on')
@@ -306,9 +345,10 @@ def predictions_picture(scored:Scored,    # of `score_all`
 
 # %% ../nbs/10_dashboards.ipynb #e302b9c5
 def tags(table, # `TagTable`
-         **options)->TagBrowser: # of `browse.tags.TagBrowser`
-    "Search the tags of a data set; see counts, companions and pictures of each."
-    return TagBrowser(table, **options)
+         predictions=None, # `Scored` of its pictures, or a `Tagger`
+         **options): # of `browse.tags.TagBrowser`, or with predictions of `browse.scored.ScoredBrowser`
+    "Search the tags of a data set; see counts, companions and pictures of each; with predictions also figures, thresholds and label errors."
+    return TagBrowser(table, **options) if predictions is None else tag_browser(predictions, table, **options)
 
 def latents(store, # `LatentStore`, or its folder
             codec=None, # `Codec` to decode with
