@@ -88,6 +88,7 @@ def count_figures(self:ScoredBrowser, k):
     tp, p, n = (np.asarray(x[k], float) for x in (self.tp, self.predicted, self.counts))
     self.figures[:, k] = share(tp, p), share(tp, n), share(2*tp, p + n)
 
+# %% ../../nbs/10_browse/30_scored.ipynb #698a0158
 @patch
 def choose(self:ScoredBrowser, _=None):
     "Take up the chosen tag, with its threshold."
