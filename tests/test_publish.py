@@ -10,6 +10,8 @@ from vaetag_nb.models.folder import FORMAT
 from vaetag_nb.models.timm_folder import save_timm
 from vaetag_nb.models.timm_tagger import create, square_of
 from vaetag_nb.publish import hub, install
+from vaetag_nb.publish.formats import Options
+from vaetag_nb.publish.licence import Said
 import vaetag_nb.cli  # noqa: F401 (registers all verbs)
 from vaetag_nb.verbs.base import shell
 
@@ -98,7 +100,7 @@ def test_a_freer_licence_needs_a_reason_that_the_card_quotes(run, tmp_path):
         if f.suffix in ('.json', '.safetensors', '.csv', '.md'): strict.mkdir(exist_ok=True); (strict/f.name).write_bytes(f.read_bytes())
     write_json(strict/'model.json', meta | dict(base=dict(name='x/y', source=None, sha256=None, licence='cc-by-nc-4.0')))
     assert publish(strict, '--repo', 'me/x', '--licence', 'mit', '--dry-run')[0] == 1
-    r = hub.install_local(strict, 'me/x', home=tmp_path/'hf', licence='mit', reason='bought', title='Ours')
+    r = hub.install_local(strict, 'me/x', home=tmp_path/'hf', o=Options(said=Said('Ours', licence='mit', reason='bought')))
     card = open(f"{r['folder']}/README.md", encoding='utf-8').read()
     assert '"bought"' in card and 'license: mit' in card and '# Ours' in card and 'cc-by-nc-4.0' in card
     assert str(run) not in (card + open(f"{r['folder']}/model.json").read())

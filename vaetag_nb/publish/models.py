@@ -6,7 +6,7 @@
 __all__ = ['PARTS', 'retold', 'codec_for', 'fill_parts', 'fill_model', 'marks', 'aligner_mark', 'same_model', 'export_model']
 
 # %% ../../nbs/09_publish/42_models.ipynb #37c70b91
-import dataclasses as dc, re, shutil, tempfile
+import dataclasses as dc, shutil, tempfile
 from pathlib import Path
 import numpy as np, torch
 import vaetag_nb
@@ -30,9 +30,7 @@ from ..translate import Translator
 # %% ../../nbs/09_publish/42_models.ipynb #c5b1b3c4
 def retold(card:str, said:Said, meta:dict, title='')->str: # markdown; `card`: of the model, may be empty; `meta`: of model.json; `title`: where the card has none
     "A card with what the publisher says: title, notes, licence."
-    text = recarded(card or f'---\nlibrary_name: vaetag_nb\n---\n# {title}', meta, said.of(meta), said.reason, said.title)
-    notes = said.lines()
-    return re.sub(r'^# .*$', lambda m: '\n'.join([m[0], *notes]), text, count=1, flags=re.M) if notes else text
+    return recarded(card or f'---\nlibrary_name: vaetag_nb\n---\n# {title}', meta, said.of(meta), said.reason, said.title, said.lines())
 
 # %% ../../nbs/09_publish/42_models.ipynb #e66310ad
 PARTS = dict(latent_tagger=('model.safetensors', 'selected_tags.csv', 'optimal_thresholds.json'), timm_tagger=('model.safetensors', 'config.json', 'selected_tags.csv', 'optimal_thresholds.json'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHARED', 'BELONGS', 'STAYS', 'ROOMS', 'PICTURE', 'LOCAL', 'Content', 'dialect_of', 'content_of', 'outgoing',
            'without_paths', 'telling', 'check_discreet', 'event_files', 'curves', 'write_logs', 'recarded',
-           'licence_known', 'staged', 'planned', 'check_repo', 'place_of']
+           'licence_known', 'as_exported', 'staged', 'planned', 'check_repo', 'place_of']
 
 # %% ../../nbs/09_publish/48_outgoing.ipynb #20c07b34
 import os, re, shutil, struct, tempfile
@@ -20,7 +20,7 @@ from ..latents.weights import find_licence
 from ..models.folder import FORMAT, best_of
 from ..models.foreign import csv_vocab, checked_manifest, layout_of, weights_in
 from .folder import MANIFEST
-from .licence import licence_header, licence_lines, licence_of
+from .licence import Said, licence_header, licence_lines, licence_of
 
 # %% ../../nbs/09_publish/48_outgoing.ipynb #7b4ab272
 SHARED = 'model.onnx'                    # two dialects that have it cannot lie in one place
@@ -31,7 +31,7 @@ class Content:
     dialect: str   # model, wd, timm, generic, cl, aligner, latent-onnx, cyclegan-onnx, diffusers ...
     about: dict    # content of its model.json or vaetag.json, if there is one
     @property
-    def raw(self)->bool: return self.dialect == 'model' and self.about.get('kind') == 'aligner' # which has to be exported
+    def raw(self)->bool: return self.dialect == 'model' and self.about.get('kind') == 'aligner' and not (self.folder/MANIFEST).exists() # which has to be exported
 
 def _mapping(path)->dict:
     meta = read_json(path)
@@ -45,7 +45,7 @@ def _diffusers(folder)->bool: # a part, or a pipeline of several
 def dialect_of(folder)->tuple: # dialect, content of its JSON; `(None, {})`: nothing that is known here
     "What a folder is, by its own words or by its files."
     folder = Path(folder)
-    if (folder/MANIFEST).is_file() and isinstance((said := _mapping(folder/MANIFEST)).get('dialect'), str): return said['dialect'], said
+    if (folder/MANIFEST).is_file() and isinstance((said := _mapping(folder/MANIFEST)).get('dialect'), str) and said['dialect'] != 'model': return said['dialect'], said
     if (folder/'model.json').is_file():
         meta = _mapping(folder/'model.json')
         if meta.get('format') != FORMAT: raise VaetagError(f'{folder}/model.json: not of the format {FORMAT}; an older one: vaetag migrate')
@@ -130,38 +130,45 @@ def recarded(card:str,       # markdown, perhaps with front matter
              meta:dict,      # content of model.json
              licence:str,
              reason=None,    # of a licence that is freer than that of the weights within
-             title=None)->str:
-    "A card with licence and title."
+             title=None,
+             notes=())->str: # lines below the title
+    "A card with licence, title and notes."
     m = re.match(r'---\r?\n(.*?)\r?\n---\r?\n', card, re.S)
     try: head = yaml.safe_load(m[1]) if m else {}
     except yaml.YAMLError as e: raise VaetagError(f"README.md: its front matter is no YAML: {' '.join(str(e).split())[:200]}") from e
     head = {k: v for k, v in (head or {}).items() if k not in ('license', 'license_name')} | licence_header(licence)
     body = re.sub(r'\n+## Licence\n.*?(?=\n## |\Z)', '\n', card[m.end():] if m else card, flags=re.S).rstrip('\n')
     if title: body = re.sub(r'^# .*$', lambda _: f'# {title}', body, count=1, flags=re.M) if re.search(r'^# ', body, re.M) else f'# {title}\n\n{body}'
+    if notes: body = re.sub(r'^# .*$', lambda m: '\n'.join([m[0], *notes]), body, count=1, flags=re.M) if re.search(r'^# ', body, re.M) else '\n'.join([*notes, '', body])
     return '\n'.join(['---', yaml.safe_dump(head, sort_keys=False, allow_unicode=True).rstrip(), '---', body, *licence_lines(meta, licence, reason), ''])
 
 # %% ../../nbs/09_publish/48_outgoing.ipynb #bab8d13d
-def licence_known(c:Content, licence=None, reason=None)->str:
+def licence_known(c:Content, said=None)->str: # `Said`
     "The licence that a folder goes out under; an exported one says it in its card."
     known = c.about if c.dialect in ('model', 'aligner') else dict(licence=c.about.get('licence') or find_licence(c.folder))
-    return licence_of(known, licence, reason)
+    return licence_of(known, *((said.licence, said.reason) if said else ()))
+
+def as_exported(c, card, said, licence)->bool:
+    "Whether an exported folder has a card that says already what the publisher says."
+    head = licence_header(licence)
+    made = (c.dialect != 'model' or (c.folder/MANIFEST).exists()) and (c.folder/'README.md').exists()
+    return made and all(w in card for w in (said.title or '', said.reason or '', *said.lines())) and find_licence(c.folder) == head.get('license_name', head.get('license'))
 
 def staged(c:Content,
            to:Path,          # an empty folder
            licence:str,
-           reason=None,      # of a licence that is freer than that of the weights within
-           title=None,       # of the card
+           said=None,        # `Said` by the publisher, for the card
            src=None,         # where the model was made, which nothing may tell
            logs=None)->Path: # run whose logs go along
     "Copy what goes out of a folder."
+    said = said or Said()
     go, stay = outgoing(c.folder)
     if not go: raise VaetagError(f'{c.folder}: holds nothing that could go out')
     for r in go: (to/r).parent.mkdir(parents=True, exist_ok=True); shutil.copyfile(c.folder/r, to/r)
     if (to/'model.json').is_file(): write_json(to/'model.json', without_paths(read_json(to/'model.json')) | dict(licence=licence))
     card = to/'README.md'
-    known = c.about if c.dialect == 'model' else {}
-    if card.is_file() and (c.dialect == 'model' or reason or title or find_licence(to) != licence): card.write_text(recarded(card.read_text(encoding='utf-8'), known, licence, reason, title), encoding='utf-8')
-    elif not card.is_file() and c.dialect != 'aligner': card.write_text(recarded(f'# {title or c.folder.name}\n\nA model in the dialect {c.dialect}.\n', known, licence, reason), encoding='utf-8')
+    text = card.read_text(encoding='utf-8') if card.is_file() else f'# {c.folder.name}\n\nA model in the dialect {c.dialect}.\n' if c.dialect != 'aligner' else ''
+    if text and not as_exported(c, text, said, licence): card.write_text(recarded(text, c.about if c.dialect == 'model' else {}, licence, said.reason, said.title, said.lines()), encoding='utf-8')
     if logs: write_logs(logs, to)
     if stay: say(f'stays here: {", ".join(stay[:8])}' + (f' and {len(stay) - 8} more' if len(stay) > 8 else ''))
     check_discreet(to, telling(src or c.folder))
