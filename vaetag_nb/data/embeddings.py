@@ -79,11 +79,13 @@ def hub_file(said:str, # what the user wrote, for messages
              repo:str, file:str, kind=None)->Path: # `kind`: None or dataset
     "A file of the hub: from its cache, else downloaded."
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.constants import HF_HUB_CACHE
     try: return Path(hf_hub_download(repo, file, repo_type=kind, local_files_only=True))
     except (OSError, ValueError): say(f'{said}: not in the cache, downloading {file} of {repo}')
     try: return Path(hf_hub_download(repo, file, repo_type=kind))
     except (OSError, ValueError) as e:
-        raise VaetagError(f"{said}: {file} of {repo} is not in the hub's cache and cannot be downloaded ({' '.join(str(e).split())[:120]}); fetch it elsewhere and name its path instead") from e
+        why, fetch = ' '.join(str(e).split())[:120], f"hf download {repo} {file}{f' --repo-type {kind}' if kind else ''}"
+        raise VaetagError(f"{said}: {file} of {repo} is not in the hub's cache and cannot be downloaded ({why}); where there is a network: {fetch}; then name the path of the file, or put what that wrote into {HF_HUB_CACHE}") from e
 
 def hub_samples(tagger='SwinV2_v3', samples=2000)->Path: # 200, 2000 or 20000
     "The public sample of a tagger's embeddings."

@@ -14,6 +14,7 @@ from ..core.errors import UsageError, VaetagError, nearest
 from ..core.io import atomic_file, to_json as json_text
 from ..core.progress import track
 from .decode import ImageError, open_image, orientation, reason_of
+from .embeddings import EmbeddingTable
 from .files import folder_of, is_remote, open_bytes
 from .labels import LoadReport
 from .readers import read_columns

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['FIGURES', 'KEPT', 'AlignerData', 'AlignerNet', 'AlignerLoss', 'AlignerOptim', 'AlignerEval', 'AlignerConfig',
            'aligner_loss', 'ratio', 'cross_entropy_along', 'along_input', 'meters_of', 'baseline_meters',
-           'figures_table', 'EmbeddingSource', 'kept_logits', 'AlignerTask', 'SplitLogger', 'aligner_data',
-           'train_aligner']
+           'figures_table', 'EmbeddingSource', 'kept_logits', 'AlignerTask', 'rate_of', 'SplitLogger', 'SplitBoard',
+           'aligner_data', 'train_aligner']
 
 # %% ../../nbs/06_trainers/99b_aligner.ipynb #50a43071
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 import numpy as np, torch, torch.nn.functional as F
 from ..core.errors import UsageError, VaetagError, one_of
 from ..core.io import hash_json, read_json
@@ -49,7 +49,7 @@ class AlignerNet:
     n: int|None = None               # width; none: that of the data
     layers: list[float]|None = None  # of num: hidden widths, whole numbers or shares of n
     dropout_rate: float|None = None  # where the architecture has one; none: its own
-    options: dict[str, Any] = field(default_factory=dict) # of an architecture of your own
+    options: dict[str, bool|int|float|list[int|float]|str] = field(default_factory=dict) # of an architecture of your own: names and values
     tagger: str = ''                 # what the embeddings are of, such as SwinV2_v3; for names and tables
 
     def given(self)->dict:
@@ -249,14 +249,22 @@ class AlignerTask(Task):
             figures['test'] | dict(epoch=epoch), self.baselines, dict(epoch=epoch, rows=dict(test=len(self.test), train=len(self.source)), **figures, baselines=self.baselines),
             train=dict(epochs=c.epochs, batch_size=c.batch_size, seed=c.seed, loss=dict(pred=c.loss.pred, norm=c.loss.norm, direction=c.direction))))
 
+# %% ../../nbs/06_trainers/99b_aligner.ipynb #6a7045f4
+def rate_of(t)->float: # a `Trainer`
+    "The learning rate in force."
+    return next(iter(t.parts.values())).opt.param_groups[0]['lr']
+
 class SplitLogger(JsonlLogger):
     "`log.jsonl` with a row for each split."
     def write(self, t, kind, figures):
         splits = {s: {k.partition('/')[2]: v for k, v in figures.items() if k.startswith(f'{s}/')} for s in ('train', 'test')}
         rest = {k: v for k, v in figures.items() if '/' not in k}
         if kind == 'step' or not any(splits.values()): return super().write(t, kind, figures)
-        rate = dict(lr=next(iter(t.parts.values())).opt.param_groups[0]['lr'])
-        for s, own in splits.items(): super().write(t, kind, {k: v for k, v in rest.items() if s == 'train' or k in ('step', 'epoch', 'epochs', 'best')} | dict(split=s) | own | rate)
+        for s, own in splits.items(): super().write(t, kind, {k: v for k, v in rest.items() if s == 'train' or k in ('step', 'epoch', 'epochs', 'best')} | dict(split=s) | own | dict(lr=rate_of(t)))
+
+class SplitBoard(TensorBoard):
+    "TensorBoard with the names of tagger_embedding_aligner: `train/loss`, `test/loss`, ..., `train/learning_rate`."
+    def after_eval(self, t): self.write(t.metrics | {'train/learning_rate': rate_of(t)}, t.step)
 
 # %% ../../nbs/06_trainers/99b_aligner.ipynb #33091bf2
 def aligner_data(cfg:AlignerConfig)->tuple: # table, training rows, test rows, head
@@ -287,7 +295,7 @@ def train_aligner(cfg:AlignerConfig, resume='auto')->RunResult:
     base = {k: m.compute() for k, m in baseline_meters(table, test, ridge, mean, head, true).items()}
     say(f'{table}; {len(train)} rows for training, {len(test)} for the test; ridge penalty {ridge.penalty:g}\n{figures_table(base)}')
     task = AlignerTask(start_aligner(net, ridge, mean), table, train, test, head, cfg, base, true)
-    more = [SplitLogger(), *([TensorBoard()] if cfg.track == 'tensorboard' else [])]
+    more = [SplitLogger(), *([SplitBoard()] if cfg.track == 'tensorboard' else [])]
     Trainer(task, cfg.out, epochs=cfg.epochs, seed=cfg.seed, precision='no', max_grad_norm=cfg.optim.max_grad_norm, callbacks=more, workers=cfg.workers, log_every=cfg.log_every, eval_every=cfg.eval.every,
             eval_first=True, device=cfg.device, tf32=False, save_every='5 minutes', config=cfg).fit(resume)
     return RunResult(Path(cfg.out), run.best, read_json(run.best/'evaluation.json')['test'])
