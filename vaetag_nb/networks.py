@@ -31,7 +31,7 @@ def model_folder(src)->Path: # the folder itself, or `best/` of a run
     if is_original(src): raise VaetagError(f'{src}: a folder of VAE-Tagger; make a model folder of it first: vaetag migrate head {src} --out FOLDER')
     if (src/FILES[0]).exists() or layout_of(src): return src
     if (best := best_of(src)) != src: return best
-    if (src/'checkpoints').is_dir(): raise VaetagError(f'{src}: a run without best/{FILES[0]}: no tagger of it has been validated yet; let it train on')
+    if (src/'checkpoints').is_dir(): raise VaetagError(f'{src}: a run without best/{FILES[0]}: no best checkpoint yet; let it train until it has been validated')
     raise VaetagError(f"{src}: neither a run nor a model folder: looked for {', '.join(FILES)} and best/{FILES[0]}")
 
 def load_any(folder,       # a model folder, or that of a published tagger

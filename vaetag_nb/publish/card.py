@@ -82,7 +82,7 @@ def front_matter(d, name, licence=None)->str: # YAML
     t, metrics, split = d.t, d.t.model.meta.get('metrics') or {}, d.t.model.meta.get('split_fingerprint')
     figures = [(side, k, m[k]) for side, m in metrics.items() if side in ('val', 'test') for k in CARD if k != 'n_samples' and isinstance(m.get(k), float)]
     results = [EvalResult(task_type='image-classification', task_name='multi-label tagging', dataset_type='private', dataset_name=f'{side} side of the training data', metric_type=k,
-                          metric_name=CARD[k], metric_value=v, dataset_args=dict(split_fingerprint=split) if split else None) for side, k, v in figures]
+                          metric_name=CARD[k], metric_value=v, dataset_split=side, dataset_args=dict(split_fingerprint=split) if split else None) for side, k, v in figures]
     about = ModelCardData(**licence_header(licence), base_model=t.base.get('name') if '/' in str(t.base.get('name')) else None,
                           library_name='timm' if d.name == 'timm' else 'onnx', pipeline_tag='image-classification', tags=['multi-label', 'tagger'],
                           metrics=sorted({k for _, k, _ in figures}) or None, model_name=name if results else None, eval_results=results or None)

@@ -144,7 +144,7 @@ def parity(net,             # from a batch to embedding (B, F), logits and proba
     def note(k, diff, where):
         if not diff <= worst[k][0]: worst[k] = (float(diff), where)     # NaN is the worst
     for x in batches:
-        size = 'x'.join(map(str, x.shape[2:]))
+        size = 'x'.join(map(str, x.shape[1:3] if x.shape[-1] == 3 else x.shape[2:]))     # of pictures with the colours last, too
         with torch.no_grad(): want = [t.numpy() for t in net(x)]
         got, alone = run(x), [np.concatenate(o) for o in zip(*(run(i[None]) for i in x))]
         d = np.abs(got[2] - want[2])
