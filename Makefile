@@ -43,6 +43,9 @@ docs: $(VENV)/.dev   ## run all notebooks afresh, with live widgets, and build t
 site: $(VENV)/.dev   ## build the site from the committed outputs
 	BIN=$(BIN) bash tools/docs.sh
 
+look: $(VENV)/.dev   ## every page of the built site in a real browser, wide and narrow (needs chromium)
+	$(BIN)/python tools/sitelook.py
+
 check: $(VENV)/.dev  ## notebooks, modules and README agree; notebooks are clean
 	BIN=$(BIN) bash tools/check.sh
 

@@ -10,7 +10,7 @@ from html import unescape
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-TAG = re.compile(r'<([a-z]+)\b((?:\s+[\w:-]+(?:\s*=\s*(?:"[^"]*"|\'[^\']*\'|[^\s>"\']+))?)*)\s*/?>')
+TAG = re.compile(r'<([a-z][a-z0-9]*)\b((?:\s+[\w:-]+(?:\s*=\s*(?:"[^"]*"|\'[^\']*\'|[^\s>"\']+))?)*)\s*/?>')
 ATTRIBUTE = re.compile(r'([\w:-]+)\s*=\s*(?:"([^"]*)"|\'([^\']*)\'|([^\s>"\']+))')
 LOADS = dict.fromkeys(('img', 'script', 'iframe', 'source', 'video', 'audio', 'embed'), 'src') | dict(object='data')
 LOADED = {'stylesheet', 'icon', 'preload', 'modulepreload', 'prefetch', 'preconnect', 'dns-prefetch', 'manifest'}  # of <link rel=...>
