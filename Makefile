@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 OUT    ?= demo_out
 CLIENTS ?= .venv-clients
 
-.PHONY: help demo test test-slow test-clients lab docs site check export bench clean
+.PHONY: help demo test test-slow test-clients lab docs site look check export bench clean
 
 help:        ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
