@@ -1,7 +1,7 @@
 """Aligners on the embeddings of our own taggers: every architecture at equal budget, three seeds, beside the baselines; rows a second
 
     python benchmarks/aligner.py [--run RUN | --embeddings FILE... --head HEAD] [--seeds 0 1 2] [--epochs 100] [--batch 256]
-                                 [--out runs/aligners] [--results FILE --name NAME] [--json]
+                                 [--names posnum num2 ...] [--out runs/aligners] [--results FILE --name NAME] [--json]
     python benchmarks/aligner.py --speed
 
 RUN is the run of a latent tagger; its embeddings are computed from the latents in its store. FILE and HEAD are what `vaetag tag --emit embeddings` and
@@ -66,7 +66,7 @@ def compare(o):
         if not (out/'emb.npz').exists(): of_run(o.run, out) if o.run else made_up(out)
         o.embeddings, o.head = [out/'emb.npz'], out/'inv.npz'
     table, n = {}, EmbeddingTable.read(o.embeddings).n
-    for name in (*OURS, *CLASSIC):
+    for name in o.names:
         for norm in ((1.,) if name in OURS else (0., 1.)):
             runs = [contender(out, name, norm, s, o) for s in o.seeds]
             figures = {k: [r[0][k] for r in runs] for k in ('pred_mse', 'loss_excess', 'emb_norms', 'agreement_f1')}
@@ -118,6 +118,7 @@ def speed(o):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--run'); p.add_argument('--embeddings', nargs='+', default=[]); p.add_argument('--head'); p.add_argument('--results', type=Path); p.add_argument('--name', default='taggers')
+    p.add_argument('--names', nargs='+', choices=(*OURS, *CLASSIC), default=(*OURS, *CLASSIC))
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2]); p.add_argument('--epochs', type=int, default=100); p.add_argument('--batch', type=int, default=256)
     p.add_argument('--out', default='runs/aligners'); p.add_argument('--speed', action='store_true'); p.add_argument('--json', action='store_true')
     p.add_argument('--rows', type=int, default=1024); p.add_argument('--tags', type=int, default=10861); p.add_argument('--repeats', type=int, default=3)
