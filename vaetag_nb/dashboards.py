@@ -116,14 +116,9 @@ def chosen_rows(scored:Scored, thresholds, tag='', show='all')->np.ndarray:
     if show == 'all' and not tag: return np.arange(len(scored))
     if tag:
         k = scored.tagger.vocab.index[tag]
-        p, t = (scored.by.column(k) >= thresholds[k]).astype(int), scored.by.true(k).astype(int) if scored.truth is not None else 0
+        p, t = (scored.by.column(k) >= thresholds[k]).astype(int), 0 if scored.truth is None else scored.by.true(k).astype(int)
         both = p*t
-    else: # how many of each picture's tags
-        rated = np.asarray(scored.tagger.vocab.categories) == 9
-        x = scored.by.predicted(np.where(rated, 2, thresholds))     # a rating has no threshold
-        n = lambda m: np.asarray(m.sum(1)).ravel()
-        p, t, both = n(x), 0, 0
-        if scored.truth is not None: y = scored.by.truth @ sp.diags((~rated).astype(np.float32)); t, both = n(y), n(x.multiply(y))
+    else: both, p, t = scored.by.row_counts(thresholds, np.asarray(scored.tagger.vocab.categories) != 9)   # how many of each picture's tags; a rating has no threshold
     which = {'all': p + t, 'true': t, 'predicted': p, 'hit': both, 'false alarm': p - both, 'missed': t - both}[show]
     return np.flatnonzero(which)
 
@@ -142,6 +137,7 @@ class Predictions:
                  most=22):       # bars at most
         self.scored = images if isinstance(images, Scored) else score_all(tagger, images, batch_size)
         self.tagger, self.side, self.most, self.made, self.rows = tagger, side, most, {}, np.arange(len(self.scored))
+        self.counted = None, None
         n, known = len(self.scored), self.scored.truth is not None
         self.prev = W.Button(description='previous', icon='arrow-left', layout=W.Layout(width='110px'))
         self.next = W.Button(description='next', icon='arrow-right', layout=W.Layout(width='110px'))
@@ -256,7 +252,8 @@ def counts_html(self:Predictions, t)->str:
     if self.scored.truth is None:
         n = self.scored.by.counts(t)[1][np.asarray(self.tagger.vocab.categories) != 9].sum()
         return f'<span class="vt-counts">{len(self.scored)} pictures, {n/len(self.scored):.1f} tags predicted for each</span>'
-    c = count(self.scored, t)
+    if self.counted[0] != (seen := t.tobytes()): self.counted = seen, count(self.scored, t)     # only thresholds change it
+    c = self.counted[1]
     s = c.summary
     out = f"all tags: precision {s['precision']:.3f}, recall {s['recall']:.3f}, micro-F1 {s['micro_f1']:.3f}, macro-F1 {s['macro_f1']:.3f}"
     if (k := self.tagger.vocab.index.get(self.tag.value.strip())) is not None:
