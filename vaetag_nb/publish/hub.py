@@ -47,10 +47,10 @@ def exported_there(src, formats)->dict|None: # {dialect: folder}; `None`: they h
     "The dialects that lie in a folder already: it is one, or holds one for each."
     src = Path(src)
     own = dialect_of(src)[0] if src.is_dir() else None
-    if own and own != 'model':
+    if own and own != 'model' and (own != 'diffusers' or (src/MANIFEST).exists()):
         if [CALLED.get(f, f) for f in formats] != [own]: raise UsageError(f"--format {','.join(formats)}: {src} is exported already, in the dialect {own}; name the run or model folder it was made of, or leave out --format")
         return {formats[0]: src}
-    if own is None and src.is_dir() and all((src/f).is_dir() and dialect_of(src/f)[0] == CALLED.get(f, f) for f in formats): return {f: src/f for f in formats}
+    if formats and own is None and src.is_dir() and all((src/f).is_dir() and dialect_of(src/f)[0] == CALLED.get(f, f) for f in formats): return {f: src/f for f in formats}
     return None
 
 def _prepared(src, c:Content|None, format, d:Path, licence, o, with_logs)->tuple: # folder, dialect

@@ -20,6 +20,7 @@ from ..latents.weights import find_licence
 from ..models.folder import FORMAT, best_of
 from ..models.foreign import csv_vocab, checked_manifest, layout_of, weights_in
 from .folder import MANIFEST
+from .kinds import vae_in
 from .licence import Said, licence_header, licence_lines, licence_of
 
 # %% ../../nbs/09_publish/48_outgoing.ipynb #7b4ab272
@@ -58,6 +59,7 @@ def content_of(src)->Content:
     folder = best_of(src)
     if not folder.is_dir(): raise VaetagError(f'{src}: no such run or model folder')
     dialect, about = dialect_of(folder)
+    if dialect is None and (vae := vae_in(src)): folder, dialect = vae, 'diffusers'      # a run of `train vae`
     if dialect is None: raise VaetagError(f'{src}: no model folder: lacks model.json' + ('; no best checkpoint yet: let the run be validated once' if (folder/'checkpoints').is_dir() else f', {MANIFEST}, and the files of a published tagger'))
     if (folder/'selected_tags.csv').is_file() and dialect != 'model': checked_manifest(folder, csv_vocab(folder)[0])
     return Content(folder, dialect, about)
