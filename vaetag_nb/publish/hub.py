@@ -64,7 +64,7 @@ def _prepared(src, c:Content|None, format, d:Path, licence, o, with_logs)->tuple
         export_as(src, 'aligner', d/'export', o)
         made = content_of(d/'export')
     (d/'out').mkdir()
-    logs = run if run.is_dir() and (with_logs or c is not None and c.raw) else None
+    logs = run if with_logs and made.dialect != 'aligner' and run.is_dir() else None      # an aligner has its own
     return staged(made, d/'out', licence, o.said, src, logs), made.dialect
 
 def prepared(src,             # run, model folder, or exported folder

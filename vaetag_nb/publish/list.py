@@ -54,7 +54,8 @@ class Entry:
 def _dict(x): return x if isinstance(x, dict) else {}
 def _first(d, *keys): return next((d[k] for k in keys if isinstance(d, dict) and d.get(k) is not None), None)
 def _size_of(about)->tuple|None: # height, width
-    size = _first(_dict(about.get('preprocess')), 'size', 'base_resolution', 'resolution', 'base') or about.get('resolution')
+    pre = _dict(about.get('preprocess'))
+    size = _first(pre, *(('base',) if pre.get('bucketing') else ()), 'size', 'resolution', 'base') or about.get('resolution')
     return (size, size) if isinstance(size, int) else tuple(size[-2:]) if isinstance(size, list) else None
 
 def mapping(text, where, said)->dict:

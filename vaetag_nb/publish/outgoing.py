@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SHARED', 'BELONGS', 'STAYS', 'ROOMS', 'PICTURE', 'LOCAL', 'Content', 'dialect_of', 'content_of', 'outgoing',
-           'without_paths', 'telling', 'check_discreet', 'event_files', 'curves', 'write_logs', 'recarded',
-           'licence_known', 'as_exported', 'staged', 'planned', 'check_repo', 'place_of']
+           'without_paths', 'paths_in', 'telling', 'check_discreet', 'write_logs', 'recarded', 'licence_known',
+           'as_exported', 'staged', 'planned', 'check_repo', 'place_of']
 
 # %% ../../nbs/09_publish/48_outgoing.ipynb #20c07b34
-import os, re, shutil, struct, tempfile
+import re, shutil, tempfile
 from dataclasses import dataclass
 from pathlib import Path
 import yaml
@@ -19,6 +19,7 @@ from ..data.embeddings import TAGGERS
 from ..latents.weights import find_licence
 from ..models.folder import FORMAT, best_of
 from ..models.foreign import csv_vocab, checked_manifest, layout_of, weights_in
+from .aligners import anonymous_logs, without_texts
 from .folder import MANIFEST
 from .kinds import vae_in
 from .licence import Said, licence_header, licence_lines, licence_of
@@ -65,7 +66,7 @@ def content_of(src)->Content:
     return Content(folder, dialect, about)
 
 # %% ../../nbs/09_publish/48_outgoing.ipynb #5ba045ea
-BELONGS = re.compile(r'.*\.(safetensors|onnx|json|md)|(selected_tags|thresholds|evaluation_results)\.csv|inv\.npz|LICEN[CS]E.*|NOTICE.*|merges\.txt|vocab\.txt', re.I)
+BELONGS = re.compile(r'.*\.(safetensors|onnx|json|md)|(selected_tags|thresholds|evaluation_results)\.csv|inv\.npz|events\.out\.tfevents\.\d+\.anon\.\d+|LICEN[CS]E.*|NOTICE.*|merges\.txt|vocab\.txt', re.I)
 STAYS = re.compile(r'split.*|optimi[sz]er.*|.*trainer_state.*|training_args.*|predictions.*|metadata\.json|.*\.index\.tmp', re.I)
 ROOMS = {'checkpoints', 'samples', 'eval', 'evaluation', 'tensorboard', 'power', 'logs', 'wandb', 'validation'} # of a run
 PICTURE = re.compile(r'.*\.(png|jpe?g|webp|gif|svg)', re.I)
@@ -91,6 +92,11 @@ def without_paths(x, key=''):
     if not isinstance(x, str) or not LOCAL.fullmatch(x): return x
     return None if key == 'source' else re.split(r'[\\/]', x.rstrip('\\/'))[-1]
 
+def paths_in(x)->set:
+    "The paths of this machine in JSON."
+    if isinstance(x, (dict, list)): return set().union(*map(paths_in, x.values() if isinstance(x, dict) else x))
+    return {x} if isinstance(x, str) and LOCAL.fullmatch(x) else set()
+
 def telling(src)->list: # bytes
     "What would tell where a model comes from."
     deep = [p for p in (Path.cwd(), Path(src).resolve(), Path(src).resolve().parent) if len(p.parts) > 2]   # /data alone stands in many a web address
@@ -103,28 +109,13 @@ def check_discreet(folder, words:list):
         if w := next((w for w in words if w in data), None): raise VaetagError(f'{p.relative_to(folder)}: names {w.decode()}, a folder of this machine; nothing was given away')
 
 # %% ../../nbs/09_publish/48_outgoing.ipynb #d84e4674
-def event_files(run)->list: # paths
-    "The logs of TensorBoard in a run."
-    return sorted(p for p in Path(run).rglob('events.out.tfevents.*') if p.is_file())
-
-def curves(data:bytes)->bytes: # of an event file
-    "The whole records of a log that are no text."
-    out, at = [], 0
-    while at + 12 <= len(data):
-        end = at + 16 + struct.unpack_from('<Q', data, at)[0]     # length, its check sum, content, check sum
-        if end > len(data): break
-        if b'text_summary' not in data[at:end] and b'hparams' not in data[at:end]: out.append(data[at:end])
-        at = end
-    return b''.join(out)
-
 def write_logs(run, to)->list: # names
-    "Write the logs of a run into `to`, without names."
+    "Write the logs of a run into `to`, without names and without texts."
     names = []
-    for p in event_files(run):
-        if not (data := curves(p.read_bytes())): say(f'{p}: no log of TensorBoard; it stays'); continue
-        stamp = m[1] if (m := re.match(r'events\.out\.tfevents\.(\d+)', p.name)) else '0'
-        names.append(f'events.out.tfevents.{stamp}.anon.{len(names)}')
-        with atomic_file(Path(to)/names[-1], 'wb') as f: f.write(data)
+    for name, p in anonymous_logs(run).items():
+        if not (data := without_texts(p.read_bytes())): say(f'{p}: no log of TensorBoard; it stays'); continue
+        names.append(name)
+        with atomic_file(Path(to)/name, 'wb') as f: f.write(data)
     return names
 
 # %% ../../nbs/09_publish/48_outgoing.ipynb #63f14f62
@@ -170,6 +161,7 @@ def staged(c:Content,
     if (to/'model.json').is_file(): write_json(to/'model.json', without_paths(read_json(to/'model.json')) | dict(licence=licence))
     card = to/'README.md'
     text = card.read_text(encoding='utf-8') if card.is_file() else f'# {c.folder.name}\n\nA model in the dialect {c.dialect}.\n' if c.dialect != 'aligner' else ''
+    for p in sorted(paths_in(c.about), key=len, reverse=True): text = text.replace(p, re.split(r'[\\/]', p.rstrip('\\/'))[-1])
     if text and not as_exported(c, text, said, licence): card.write_text(recarded(text, c.about if c.dialect == 'model' else {}, licence, said.reason, said.title, said.lines()), encoding='utf-8')
     if logs: write_logs(logs, to)
     if stay: say(f'stays here: {", ".join(stay[:8])}' + (f' and {len(stay) - 8} more' if len(stay) > 8 else ''))
