@@ -198,7 +198,7 @@ class EmbeddingSource:
         return dict(at=torch.from_numpy(at), inputs=torch.from_numpy(t['inputs']), embs=torch.from_numpy(t['embs']))
     def names(self, indices): return self.table.names(self.rows[indices])
 
-KEPT = 2**29     # bytes of true logits that are kept in memory
+KEPT = 400_000_000     # bytes of true logits that are kept in memory
 
 def kept_logits(table, head)->torch.Tensor|None: # (len(table), tags) on the head's device
     "The logits of all embeddings of a table, which are the same in every epoch; `None` where they are too many to be kept."
