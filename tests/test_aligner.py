@@ -224,27 +224,6 @@ def test_publish_lists_exactly_the_exported_files(home, straight, slash, name, m
     assert ('clients ask for TAGGER_NAME' in err) == (name is None)
     assert shell('publish', f'{home}/straight', '--repo', 'aligners', '--dry-run')[0] == 1 and shell('publish', f'{home}/straight', '--repo', 'me/x', '--dry-run')[0] == 1   # no owner; no licence
 
-@pytest.mark.slow
-@pytest.mark.skipif('VAETAG_CLIENTS' not in os.environ, reason='VAETAG_CLIENTS does not name the python of an environment with dghs-imgutils')
-def test_the_unchanged_client_loads_an_export(home, straight, tmp_path):
-    snapshots = tmp_path/'hub/models--deepghs--embedding_aligner'
-    (snapshots/'refs').mkdir(parents=True); (snapshots/'refs/main').write_text('0'*40)
-    folder = snapshots/'snapshots'/('0'*40)/'SwinV2_v3_mine'
-    folder.parent.mkdir(parents=True); export_aligner(home/'straight', folder)
-    x = np.load(home/'single.npz')['embs'][:12]
-    np.save(tmp_path/'x.npy', x/np.linalg.norm(x, axis=1, keepdims=True))
-    (tmp_path/'client.py').write_text("""import sys, numpy as np
-from imgutils.tagging import denormalize_wd14_emb
-x = np.load(sys.argv[1])
-got = [denormalize_wd14_emb(v, model_name='SwinV2_v3', denormalizer_name='mine') for v in (x[0], x, x.reshape(3, 4, -1))]
-assert [g.shape for g in got] == [x[0].shape, x.shape, (3, 4, x.shape[1])]
-np.savez(sys.argv[2], one=got[0], two=got[1], three=got[2].reshape(x.shape))
-""")
-    own = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'HF_HUB_CACHE')} | dict(HF_HOME=str(tmp_path), HF_HUB_OFFLINE='1')
-    subprocess.run([os.environ['VAETAG_CLIENTS'], str(tmp_path/'client.py'), str(tmp_path/'x.npy'), str(tmp_path/'y.npz')], env=own, check=True)
-    y, want = np.load(tmp_path/'y.npz'), AlignedTagger.load(home/'straight', device='cpu').embed(np.load(tmp_path/'x.npy')).numpy()
-    for k, w in dict(one=want[0], two=want, three=want).items(): assert np.abs(y[k] - w).max() <= 1e-5*max(1, np.abs(w).max())
-
 def test_old_samples_in_lmdb(home, tmp_path):
     lmdb = pytest.importorskip('lmdb')
     e = np.load(home/'half.npz')['embs']
