@@ -64,6 +64,11 @@ class AlignedTagger:
 
 # %% ../nbs/08x_align.ipynb #6ba1f216
 @patch
+def fits(self:AlignedTagger, table):
+    "An error unless the embeddings have the aligner's width."
+    if table.n != self.aligner.n: raise VaetagError(f'{table.files[0].path}: row 0: an embedding of width {table.n}; the aligner takes the width {self.aligner.n}')
+
+@patch
 def tag(self:AlignedTagger, x,          # (n,) or (B, n), or an `EmbeddingTable`
         names=None,       # of the rows
         threshold=None,   # a number, or numbers by tag or category name
@@ -72,7 +77,7 @@ def tag(self:AlignedTagger, x,          # (n,) or (B, n), or an `EmbeddingTable`
     "Tag embeddings."
     if rule not in ('auto', 'mcut'): raise UsageError(f'rule {rule!r} is neither auto nor mcut')
     if isinstance(x, EmbeddingTable):
-        if x.n != self.aligner.n: raise VaetagError(f'{x.files[0].path}: row 0: an embedding of width {x.n}; the aligner takes the width {self.aligner.n}')
+        self.fits(x)
         names, x = x.names(np.arange(len(x))), x.take(np.arange(len(x)))['inputs']
     scores, cut = self.scores(x, names), self.thresholds(threshold)
     tags = self.vocab.categories != 9
@@ -91,6 +96,14 @@ def __call__(self:AlignedTagger, x, fmt=('rating', 'general', 'character'), **ho
         if lost := [f for f in fmt if f not in known]: raise UsageError(f"fmt: {lost[0]!r} is none of {', '.join(known)}")
         return tuple(known[f] for f in fmt)
     return parts(got, e[0]) if isinstance(got, Result) else [parts(*p) for p in zip(got, e)]
+
+@patch
+def rows(self:AlignedTagger, table:EmbeddingTable, threshold=None, rule='auto', block=1024): # as `tag`
+    "Name and tags by category of each row of a table of any size, block by block."
+    self.fits(table)
+    for i in range(0, len(table), block):
+        at = np.arange(i, min(i + block, len(table)))
+        for r in self.tag(table.take(at)['inputs'], table.names(at), threshold, rule): yield r.path, by_category(r, self.vocab)
 
 def by_category(r:Result, vocab)->dict: # {'rating': {tag: score}, 'general': ...}
     "A result by category: all ratings, the best first, and the tags above their thresholds."

@@ -8,7 +8,7 @@ __all__ = ['train_aligner', 'read_json_of', 'EvalAligner', 'TagEmbeddings', 'Lis
 # %% ../../nbs/11_verbs/36_align.ipynb #18ede23c
 from dataclasses import dataclass
 from pathlib import Path
-from ..core.errors import UsageError
+from ..core.errors import UsageError, VaetagError
 from .base import Outcome, aligned, configured, named, verb
 
 # %% ../../nbs/11_verbs/36_align.ipynb #2ef71a9f
@@ -67,13 +67,15 @@ class TagEmbeddings:
         if self.threshold is not None and by: raise UsageError('--threshold: is that of all tags; leave out the others, or give them all')
         return by or self.threshold
     def __call__(self):
-        from vaetag_nb.align import AlignedTagger, by_category
+        from vaetag_nb.align import AlignedTagger
         from vaetag_nb.core.io import to_json, write_json
         from vaetag_nb.data.embeddings import EmbeddingTable
         limits = self.limits()
         t = AlignedTagger.load(self.aligner, self.head, self.tags, self.device)
-        got = t.tag(EmbeddingTable.read(list(self.embeddings), strict=True), threshold=limits, rule='mcut' if self.mcut else 'auto')
-        rows = {r.path: by_category(r, t.vocab) for r in got}
+        rows = {}
+        for name, tags in t.rows(EmbeddingTable.read(list(self.embeddings), strict=True), limits, 'mcut' if self.mcut else 'auto'):
+            if name in rows: raise VaetagError(f'{name}: two rows have this name; tag their files one at a time')
+            rows[name] = tags
         if self.out is not None: write_json(self.out, rows)
         return Outcome(rows, to_json(rows) if self.out is None else f'{self.out}: {len(rows)} rows')
 
