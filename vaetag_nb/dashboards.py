@@ -349,9 +349,11 @@ def tags(table, # `TagTable`
 
 def latents(store, # `LatentStore`, or its folder
             codec=None, # `Codec` to decode with
+            tagger=None, # latent `Tagger` of the same VAE; its codec decodes where none is given
             **options)->LatentBrowser: # of `browse.latents.LatentBrowser`
-    "Leaf through the latents of a store: channels, values, neighbours."
-    return LatentBrowser(store if isinstance(store, LatentStore) else LatentStore.open(store), codec, **options)
+    "Leaf through the latents of a store: channels, components, values, neighbours; decode and change them, and see tags change."
+    codec = tagger.codec if codec is None and tagger is not None else codec
+    return LatentBrowser(store if isinstance(store, LatentStore) else LatentStore.open(store), codec, tagger=tagger, **options)
 
 def reconstructions(codec, # `Codec`, or `{name: Codec}` to see several side by side
                     paths, # files
