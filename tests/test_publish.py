@@ -1,6 +1,6 @@
 "Publishing: what goes out of a run, in which dialects, where clients look for it, and that nothing else moves"
 import json, os, re, shutil, signal
-import pytest, yaml
+import pytest, torch, yaml
 from forked import ended, forked
 from hub_server import serving
 from vaetag_nb.core.io import read_json, write_json
@@ -13,6 +13,7 @@ from vaetag_nb.publish import hub, install
 from vaetag_nb.publish.formats import Options
 from vaetag_nb.publish.licence import Said
 import vaetag_nb.cli  # noqa: F401 (registers all verbs)
+import vaetag_nb.publish.list  # noqa: F401 (before hub_api is replaced)
 from vaetag_nb.verbs.base import shell
 
 WD = ['README.md', 'config.json', 'inv.npz', 'model.onnx', 'model.safetensors', 'selected_tags.csv', 'vaetag.json']
@@ -154,3 +155,22 @@ def test_an_upload_that_fails(online, exported, tmp_path, monkeypatch):
     monkeypatch.setattr(online, 'commit', lambda *a: 1/0)
     status, out, err = publish(exported[1], '--repo', 'me/y')
     assert (status, out) == (1, '') and err.splitlines()[-1].startswith('vaetag: me/y: the hub says: ') and not list((tmp_path/'t').iterdir())
+
+def test_without_network_the_way_out_is_named(run, monkeypatch):
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    for args in (['publish', run, '--licence', 'mit'], ['list'], ['list', '--dry-run']):
+        status, out, err = shell(*map(str, args), '--repo', 'me/x')
+        assert (status, out) == (1, '') and err.startswith('vaetag: me/x: HF_HUB_OFFLINE is set') and '--local' in err and err.count('\n') == 1
+
+def test_a_licence_that_was_said_stays(tmp_path):
+    from vaetag_nb.data.tags import Vocab
+    from vaetag_nb.models.aligner import make_aligner
+    from vaetag_nb.models.aligner_folder import Aligner, save_aligner
+    from vaetag_nb.models.linear_head import LinearHead, save_head
+    head = LinearHead(torch.eye(8)[:, :3], torch.zeros(3), 'inv.npz', Vocab(['safe', 'girl', 'miku'], [9, 0, 4]))
+    save_head(tmp_path/'inv.npz', head)
+    save_aligner(tmp_path/'SwinV2_v3_a/best', Aligner(make_aligner('posnum', 8), 'posnum', 8, {}, 'SwinV2_v3', 3, head.sha256, str(tmp_path/'inv.npz')))
+    assert publish(tmp_path/'SwinV2_v3_a', '--repo', 'me/x', '--dry-run')[0] == 1
+    assert shell('export', str(tmp_path/'SwinV2_v3_a'), '--format', 'aligner', '--out', str(tmp_path/'out/SwinV2_v3_a'), '--licence', 'apache-2.0')[0] == 0
+    status, out, err = publish(tmp_path/'out/SwinV2_v3_a', '--repo', 'me/x', '--dry-run', '--json')
+    assert status == 0 and json.loads(out)['licence'] == 'apache-2.0' and json.loads(out)['name'] == 'SwinV2_v3_a', err

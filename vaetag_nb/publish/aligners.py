@@ -50,7 +50,7 @@ def without_texts(raw:bytes)->bytes: # an event file of TensorBoard: records of 
     "The records that hold no text, such as settings with the folders of a machine."
     out, at = [], 0
     while at + 16 <= len(raw):
-        if (end := at + 16 + int.from_bytes(raw[at:at+8], 'little')) > len(raw): break      # torn
+        end = at + 16 + int.from_bytes(raw[at:at+8], 'little')
         if not any(plugin in raw[at:end] for plugin in (b'\n\x04text', b'\n\x07hparams')): out.append(raw[at:end])
         at = end
     return b''.join(out)

@@ -151,7 +151,10 @@ def publish(src,                # run, model folder, or exported folder
         parts = prepared(src, repos, d, name, o, with_logs)
         for x in parts:                         # all are written and compared before the first is sent
             files = planned(x['folder'], x['name'])
-            url = None if dry_run else send(api, x['folder'], x['dialect'], x['repo'], x['name'], revision, private)
+            try: url = None if dry_run else send(api, x['folder'], x['dialect'], x['repo'], x['name'], revision, private)
+            except VaetagError as e:
+                if out: e.args = f"{e} (published before: {', '.join(y['repo'] for y in out)})",
+                raise
             out.append({k: v for k, v in x.items() if k != 'folder'} | dict(files=files, size=sum(f['size'] for f in files), published=not dry_run, url=url))
     return out
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SHARED', 'BELONGS', 'STAYS', 'ROOMS', 'PICTURE', 'LOCAL', 'Content', 'dialect_of', 'content_of', 'outgoing',
-           'without_paths', 'paths_in', 'telling', 'check_discreet', 'write_logs', 'recarded', 'licence_known',
-           'as_exported', 'staged', 'planned', 'check_repo', 'place_of']
+           'without_paths', 'paths_in', 'telling', 'check_discreet', 'event_files', 'curves', 'write_logs', 'recarded',
+           'licence_known', 'as_exported', 'staged', 'planned', 'check_repo', 'place_of']
 
 # %% ../../nbs/09_publish/48_outgoing.ipynb #20c07b34
-import re, shutil, tempfile
+import re, shutil, struct, tempfile
 from dataclasses import dataclass
 from pathlib import Path
 import yaml
@@ -19,7 +19,6 @@ from ..data.embeddings import TAGGERS
 from ..latents.weights import find_licence
 from ..models.folder import FORMAT, best_of
 from ..models.foreign import csv_vocab, checked_manifest, layout_of, weights_in
-from .aligners import anonymous_logs, without_texts
 from .folder import MANIFEST
 from .kinds import vae_in
 from .licence import Said, licence_header, licence_lines, licence_of
@@ -109,13 +108,28 @@ def check_discreet(folder, words:list):
         if w := next((w for w in words if w in data), None): raise VaetagError(f'{p.relative_to(folder)}: names {w.decode()}, a folder of this machine; nothing was given away')
 
 # %% ../../nbs/09_publish/48_outgoing.ipynb #d84e4674
+def event_files(run)->list: # paths
+    "The logs of TensorBoard in a run."
+    return sorted(p for p in Path(run).rglob('events.out.tfevents.*') if p.is_file())
+
+def curves(data:bytes)->bytes: # of an event file
+    "The whole records of a log that are no text, such as settings with the folders of a machine."
+    out, at = [], 0
+    while at + 16 <= len(data):
+        end = at + 16 + struct.unpack_from('<Q', data, at)[0]     # length, its check sum (4 bytes), content, check sum (4)
+        if end > len(data): break                                 # torn
+        if not any(mark in data[at:end] for mark in (b'text_summary', b'\n\x04text', b'\n\x07hparams')): out.append(data[at:end])
+        at = end
+    return b''.join(out)
+
 def write_logs(run, to)->list: # names
     "Write the logs of a run into `to`, without names and without texts."
     names = []
-    for name, p in anonymous_logs(run).items():
-        if not (data := without_texts(p.read_bytes())): say(f'{p}: no log of TensorBoard; it stays'); continue
-        names.append(name)
-        with atomic_file(Path(to)/name, 'wb') as f: f.write(data)
+    for p in event_files(run):
+        if not (data := curves(p.read_bytes())): say(f'{p}: no log of TensorBoard; it stays'); continue
+        stamp = m[1] if (m := re.match(r'events\.out\.tfevents\.(\d+)', p.name)) else '0'
+        names.append(f'events.out.tfevents.{stamp}.anon.{len(names)}')
+        with atomic_file(Path(to)/names[-1], 'wb') as f: f.write(data)
     return names
 
 # %% ../../nbs/09_publish/48_outgoing.ipynb #63f14f62
