@@ -29,6 +29,7 @@ class Options:
     tolerance: float|None = None  # largest difference between ONNX and PyTorch
     said: Said = field(default_factory=Said) # by the publisher, for the card
 
+# %% ../../nbs/09_publish/48_formats.ipynb #cb16eb02
 def export_head(src, out)->dict:
     "Write the last layer of a tagger as npz, its tags beside it."
     from vaetag_nb.models.linear_head import head_of_model, save_head
