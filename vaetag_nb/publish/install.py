@@ -51,7 +51,8 @@ def _hf_call(repo, name, home, dialect, folder, files):
     if dialect in ('timm', 'generic') and not name: py += [f'imgutils.generic.multilabel_timm_predict(img, repo_id="{repo}")']
     return [f'export HF_HOME={shlex.quote(str(home))} HF_HUB_OFFLINE=1', *(py or [f'huggingface_hub.snapshot_download("{repo}")' + (f' + "/{name}"' if name else '')])]
 
-def _tagger_of(name): return next((t for t in sorted(TAGGERS, key=len, reverse=True) if name.startswith(f'{t}_')), None)
+def _tagger_of(name): # a public one, or one's own before the first `_`; `None`: it has none
+    return next((t for t in sorted(TAGGERS, key=len, reverse=True) if name.startswith(f'{t}_')), name.partition('_')[0] if name.partition('_')[2] else None)
 def _offline(home): return f'export HF_HOME={shlex.quote(str(home))} HF_HUB_OFFLINE=1'
 CLIENTS = dict(
     hf=Client((), True, _same, _hf_call),
@@ -171,10 +172,10 @@ def settle(book:Book, sources:dict)->bool: # {SHA-256: file}; whether anything w
     return True
 
 # %% ../../nbs/09_publish/49_install.ipynb #f22ec97b
-def _sub_of(client, name, dialect):
+def _sub_of(client, repo, name, dialect):
     "The name under which a client asks for a model in a repository"
-    if client == 'imgutils-aligner' and not _tagger_of(name): raise UsageError(f'--name {name}: this client asks for TAGGER_NAME, such as SwinV2_v3_mine; known taggers: {", ".join(TAGGERS)}')
-    if client == 'kohya' and dialect == 'cl': return name
+    if client == 'imgutils-aligner' and not _tagger_of(name): raise UsageError(f'--name {name}: this client asks for TAGGER_NAME, such as SwinV2_v3_mine, or Mine_all of a tagger of your own')
+    if client == 'kohya' and dialect == 'cl': return name or repo.split('/')[1]    # the script takes a repository without a third part for wd
     if name and client in ('timm', 'kohya', 'comfyui', 'imgutils-wd14'): raise UsageError(f'--name: client {client} does not look into sub-folders of a repository' + ('' if client != 'kohya' else ' in the dialect wd'))
     return name
 
@@ -187,7 +188,7 @@ def install_folder(folder,      # that holds what goes out, and nothing else
     home, folder = home_of(client, home), Path(folder)
     how = CLIENTS[client]
     if how.takes and dialect not in how.takes: raise VaetagError(f"client {client} loads {' or '.join(how.takes)}, not {dialect}: vaetag export SRC --format {how.takes[0]}, or --format {how.takes[0]} here")
-    name, book = _sub_of(client, name, dialect), Book(home)
+    name, book = _sub_of(client, repo, name, dialect), Book(home)
     if client == 'timm': _wants([p.name for p in folder.iterdir()], 'config.json', 'model.safetensors')
     content = {f['path']: f for f in planned(folder)}
     put = how.place(repo, name, list(content))
