@@ -54,7 +54,7 @@ class AlignmentMeter:
             if not np.isfinite(n).all(): raise VaetagError(f'{called(np.flatnonzero(~np.isfinite(n))[0])}: {what} embedding is not finite')
         if (ne == 0).any(): raise VaetagError(f'{called(np.flatnonzero(ne == 0)[0])}: its own embedding has the length 0')
         cos = np.where(nf > 0, (e*f).sum(1)/np.where(nf > 0, ne*nf, 1), 0.)
-        zp, zq = logits or (torch.as_tensor(self.head(x)) for x in (e, f))
+        zp, zq = (z.cpu() if z.device.type == 'mps' else z for z in logits or (torch.as_tensor(self.head(x)) for x in (e, f)))   # there is no float64 on mps
         new = (len(e), cos.sum(), abs(ne - nf).sum(), (abs(ne - nf)/ne).sum(), ((np.log(np.maximum(nf, 1e-12)) - np.log(ne))**2).sum(), *cell_sums(zp, zq, self.thresholds.to(zp.device)))
         for k, v in zip(self.SUMS, new): self.sums[k] += float(v)
         return self

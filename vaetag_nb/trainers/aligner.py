@@ -222,7 +222,7 @@ class AlignerTask(Task):
 
     def optims(self, total, per_epoch):
         o = self.cfg.optim
-        opt = torch.optim.AdamW(self.net.parameters(), o.lr, betas=(.95 if o.schedule == 'onecycle' else .9, .999), weight_decay=o.weight_decay, fused=True)
+        opt = torch.optim.AdamW(self.net.parameters(), o.lr, betas=(.95 if o.schedule == 'onecycle' else .9, .999), weight_decay=o.weight_decay, fused=self.head.b.device.type in ('cpu', 'cuda'))
         rule = one_cycle(total, betas=(.999, .95, .85) if o.cycle_beta1 else None) if o.schedule == 'onecycle' else named_schedule(o.schedule, total)
         return dict(net=(opt, rule, ['net']))
 
@@ -235,7 +235,7 @@ class AlignerTask(Task):
         out = {}
         for split, rows in (('test', self.test), ('train', self.seen)):
             m = meters_of(dict(net=self.net), self.table, rows[trainer.p.rank::trainer.p.world], self.head, ['net']*self.along, self.true)['net']
-            sums = sum_tensor(trainer.p, torch.tensor([m.sums[k] for k in m.SUMS], dtype=torch.float64, device=trainer.device))
+            sums = sum_tensor(trainer.p, torch.tensor([m.sums[k] for k in m.SUMS], dtype=torch.float64, device='cuda' if trainer.device.type == 'cuda' else 'cpu'))
             m.sums = dict(zip(m.SUMS, sums.tolist()))
             out |= {f'{split}/{k}': v for k, v in m.compute().items() if k != 'n' and v is not None}
         return out
