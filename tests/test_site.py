@@ -19,10 +19,11 @@ def test_a_good_site(tmp_path):
     assert check(tmp_path) == (0, '2 pages, 4 links: all lead somewhere, and nothing is asked of others\n')
 
 def test_faults(tmp_path):
-    page = '''<a href="gone.html">x</a> <a href="index.html#gone">x</a> <a href="index.html#top">x</a> <img src="a.png"> <img src="b.png" alt="x">
+    page = '''<p>see [the](#label) and <code>x[0](1)</code></p> <a href="gone.html">x</a> <a href="index.html#gone">x</a> <a href="index.html#top">x</a> <img src="a.png"> <img src="b.png" alt="x">
               <img alt="a.png" src="a.png"> <script src="https://cdn.example.org/x.js"></script> <link rel="stylesheet" href="//cdn.example.org/x.css"> <style>@import "https://fonts.example.org/f.css"</style>'''
     status, said = check(tmp_path, new_html=page)
     assert status == 1 and sorted(said.splitlines()) == sorted([
+        'new.html: a link that did not become one: [the](#label)',
         'new.html: a picture without words (`#| fig-alt:` gives them): a.png', 'new.html: asks https://fonts.example.org/f.css', 'new.html: asks https://cdn.example.org/x.js',
         'new.html: asks //cdn.example.org/x.css', 'new.html: leads nowhere: gone.html', 'new.html: leads nowhere: b.png', 'new.html: no such place: index.html#gone', 'new.html: the search does not find it'])
 
@@ -30,9 +31,10 @@ def test_names_of_pages_are_links(monkeypatch):
     monkeypatch.syspath_prepend(TOOLS)
     from nbdocs import by_name
     titles = {'Exact resume': 'explanations/exact_resume', 'Quickstart': 'tutorials/quickstart', 'benchmarks/README.md': 'benchmarks'}
-    assert by_name('See *Exact\nresume*, `Quickstart` and `benchmarks/README.md`.', titles, 'tutorials/quickstart') == \
-        'See [Exact\nresume](../explanations/exact_resume.ipynb), `Quickstart` and [benchmarks/README.md](../benchmarks.md).'   # no link of a page to itself
-    for same in ('**Exact resume**', '*Something else*', '```sh\n*Exact resume*\n```', 'a*Exact resume*b'): assert by_name(same, titles, 'index') == same
+    assert by_name('See *Exact\nresume*, *Quickstart* and `benchmarks/README.md`.', titles, 'tutorials/quickstart') == \
+        'See [Exact\nresume](../explanations/exact_resume.ipynb), *Quickstart* and [benchmarks/README.md](../benchmarks.md).'   # no link of a page to itself
+    assert by_name('`Exact resume`', titles, 'index') == '[Exact resume](explanations/exact_resume.ipynb)'
+    for same in ('`Quickstart`', '[`Exact resume`](#label)', '**Exact resume**', '*Something else*', '```sh\n*Exact resume*\n```', 'a*Exact resume*b'): assert by_name(same, titles, 'index') == same
 
 def test_pictures_have_words(monkeypatch):
     monkeypatch.syspath_prepend(TOOLS)

@@ -14,12 +14,14 @@ TAG = re.compile(r'<([a-z][a-z0-9]*)\b((?:\s+[\w:-]+(?:\s*=\s*(?:"[^"]*"|\'[^\']
 ATTRIBUTE = re.compile(r'([\w:-]+)\s*=\s*(?:"([^"]*)"|\'([^\']*)\'|([^\s>"\']+))')
 LOADS = dict.fromkeys(('img', 'script', 'iframe', 'source', 'video', 'audio', 'embed'), 'src') | dict(object='data')
 LOADED = {'stylesheet', 'icon', 'preload', 'modulepreload', 'prefetch', 'preconnect', 'dns-prefetch', 'manifest'}  # of <link rel=...>
+CODE, RAW_LINK = re.compile(r'<(pre|code|script|style)\b.*?</\1>', re.S), re.compile(r'\[?[^\[\]<>]{0,40}\]\([#./\w-]+\)')
 OTHERS = re.compile(r'(?:url\(|@import)\s*[\'"]?\s*((?:https?:)?//[^\'")\s]+)', re.I)
 
 class Page:
     "The anchors, links and loads of one page, and the faults that it shows by itself"
     def __init__(self, text):
-        self.ids, self.links, self.loads, self.faults = set(), [], OTHERS.findall(text), []
+        self.ids, self.links, self.loads = set(), [], OTHERS.findall(text)
+        self.faults = [f'a link that did not become one: {m[0]}' for m in RAW_LINK.finditer(CODE.sub('', text))]
         for tag, attributes in TAG.findall(text):
             a = {k: unescape(x or y or z) for k, x, y, z in ATTRIBUTE.findall(attributes)}
             self.ids |= {a[k] for k in ('id', 'name') if k in a}
