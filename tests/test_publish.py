@@ -3,6 +3,7 @@ import json, os, re, shutil, signal
 import pytest, torch, yaml
 from forked import ended, forked
 from hub_server import serving
+from hypothesis import given, strategies as st
 from vaetag_nb.core.io import read_json, write_json
 from vaetag_nb.core.rng import seeded
 from vaetag_nb.data.tags import Vocab
@@ -12,8 +13,8 @@ from vaetag_nb.models.timm_tagger import create, square_of
 from vaetag_nb.publish import hub, install
 from vaetag_nb.publish.formats import Options
 from vaetag_nb.publish.licence import Said
+from vaetag_nb.publish.list import table_text, with_table
 import vaetag_nb.cli  # noqa: F401 (registers all verbs)
-import vaetag_nb.publish.list  # noqa: F401 (before hub_api is replaced)
 from vaetag_nb.verbs.base import shell
 
 WD = ['README.md', 'config.json', 'inv.npz', 'model.onnx', 'model.safetensors', 'selected_tags.csv', 'vaetag.json']
@@ -174,3 +175,28 @@ def test_a_licence_that_was_said_stays(tmp_path):
     assert shell('export', str(tmp_path/'SwinV2_v3_a'), '--format', 'aligner', '--out', str(tmp_path/'out/SwinV2_v3_a'), '--licence', 'apache-2.0')[0] == 0
     status, out, err = publish(tmp_path/'out/SwinV2_v3_a', '--repo', 'me/x', '--dry-run', '--json')
     assert status == 0 and json.loads(out)['licence'] == 'apache-2.0' and json.loads(out)['name'] == 'SwinV2_v3_a', err
+
+# --- tables in a README
+
+PIECES = st.lists(st.sampled_from(['| Name | Params | FLOPS |', '|:-:|---|:-:|', '| a \\| b | 1 | 2 |', '| Name | Else |', '|--|--|', '```', '~~~', '---', 'license: mit  ', 'text  ', '', '    | Name | FLOPS | Params |', '\u2028|', 'é\x0c']), max_size=14)
+
+@given(PIECES, st.sampled_from(['\n', '\r\n']), st.booleans())
+def test_the_rest_of_a_readme_stays(pieces, eol, whole):
+    text, wanted = eol.join(pieces) + eol*whole, {'Name', 'FLOPS', 'Params'}
+    table = table_text(('Name', 'FLOPS', 'Params'), [['mine', '1', '2']])
+    new = with_table(text, table, wanted)
+    assert new.replace('\r\n', '\n').count(table) == 1 and with_table(new, table, wanted) == new
+    before, _, after = new.partition(table.replace('\n', eol if eol in text else '\n'))
+    assert text.startswith(before.rstrip('\r\n')) and text.endswith(after.lstrip('\r\n'))
+
+def test_odd_bytes_and_broken_models_are_survived(tmp_path):
+    for name, data in dict(torn=b'{"a"', numbers=b'[1]', bytes=b'\xff\xfe').items(): (tmp_path/name).mkdir(); (tmp_path/name/'model.json').write_bytes(data)
+    write_json(tmp_path/'run/best/model.json', dict(format=FORMAT, kind='cyclegan')); write_json(tmp_path/'run/checkpoints/model.json', {})
+    (tmp_path/'MOAT_old').mkdir(); (tmp_path/'MOAT_old/model.pt').write_bytes(b'not opened')
+    above, below = b'---\r\nlicense: mit  \r\n---\r\n\xff break  \r\n\r\n| Name | Else |\r\n|--|--|\r\n| x \\| y | 1 |\r\n\r\n', b'\r\nbelow  \r\n'
+    (tmp_path/'README.md').write_bytes(above + b'| MACs | Params | Name |\r\n|--|--|--|\r\n| 1 | 2 | old |\r\n' + below)
+    status, out, err = shell('list', str(tmp_path), '--write', '--json')
+    assert status == 0 and {m['name']: m['kind'] for m in json.loads(out)['models']} == dict(torn=None, numbers=None, bytes=None, run='cyclegan', MOAT_old='aligner') and err.count('its cells are N/A') == 3
+    readme = (tmp_path/'README.md').read_bytes()
+    assert readme.startswith(above + b'| Name | Kind |') and below in readme and b'| old |' not in readme and readme.count(b'\n') == readme.count(b'\r\n')
+    assert not json.loads(shell('list', str(tmp_path), '--write', '--json')[1])['changed'] and (tmp_path/'README.md').read_bytes() == readme

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['JSONS', 'WEIGHTS', 'ALIGNERS', 'MODELS', 'RULE', 'KINDS', 'mark_of', 'Entry', 'mapping', 'parameters_of',
            'parameters_in', 'macs_of', 'folder_entries', 'figure', 'whole', 'giga', 'mega', 'words', 'tags_of',
-           'aligner_row', 'metrics_of', 'model_row', 'cells', 'table_text', 'newest_first', 'cells_of', 'table_at',
-           'with_table', 'tables_of', 'shown', 'written_into', 'outcome', 'list_models', 'repo_entries', 'list_repo']
+           'aligner_row', 'metrics_of', 'model_row', 'cells', 'table_text', 'newest_first', 'cells_of',
+           'blocks_of_code', 'table_at', 'with_table', 'tables_of', 'shown', 'written_into', 'outcome', 'list_models',
+           'repo_entries', 'list_repo']
 
 # %% ../../nbs/09_publish/52_list.ipynb #94b10914
 import json, math, re, struct
@@ -171,17 +172,23 @@ def cells_of(line:str)->list:
     "The cells of a line of a markdown table."
     return [c.strip() for c in re.split(r'(?<!\\)\|', re.sub(r'^\||(?<!\\)\|$', '', line.strip()))]
 
+def blocks_of_code(lines:list)->set: # numbers of lines; a block that nobody closes is none
+    "The lines between fences."
+    out, at = set(), 0
+    while at < len(lines):
+        m = re.match(r' {0,3}(`{3,}|~{3,})', lines[at])
+        end = next((i for i in range(at + 1, len(lines)) if re.fullmatch(rf' {{0,3}}{m[1]}{m[1][0]}*\s*', lines[i])), None) if m else None
+        if end: out |= {*range(at, end + 1)}; at = end
+        at += 1
+    return out
+
 RULE = re.compile(r'\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?')
 def table_at(lines:list, wanted:set)->tuple|None: # numbers of its first line and of the one behind it
     "Where the first table is whose head has the `wanted` columns; not in a block of code."
-    fence = ''
+    code = blocks_of_code(lines)
     for i, line in enumerate(lines[:-1]):
-        if m := re.match(r' {0,3}(`{3,}|~{3,})', line):
-            if not fence: fence = m[1]
-            elif m[1].startswith(fence) and not line.strip().strip(fence[0]): fence = ''
-            continue
         rule = lines[i+1].strip()
-        if fence or '|' not in line or '|' not in rule or not RULE.fullmatch(rule) or not wanted <= set(cells_of(line)): continue
+        if i in code or '|' not in line or '|' not in rule or not RULE.fullmatch(rule) or not wanted <= set(cells_of(line)): continue
         end = i + 2
         while end < len(lines) and '|' in lines[end] and lines[end].strip(): end += 1
         return i, end
