@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'NEAR', 'MEAN', 'sample_pictures', 'val_pictures', 'pictures_for', 'apart', 'same_pictures', 'beside_own',
-           'all_checks', 'written', 'pixel_tagger', 'export_pixels', 'check_pixels']
+           'all_checks', 'written', 'pixel_tagger', 'export_pixels', 'export_wd', 'export_timm', 'export_cl',
+           'check_pixels']
 
 # %% ../../nbs/09_publish/40_export.ipynb #cdbc2ffb
 import tempfile
@@ -116,7 +117,7 @@ def written(d, folder, paths, tolerance, half, said, versions)->tuple: # checks,
     must_hold(checks)
     (folder/'README.md').write_text(export_card(d, checks, beside, said), encoding='utf-8')
     about = dict(opset=OPSET, ir=IR, bytes=(folder/d.file).stat().st_size, weights='fp16' if half else 'fp32')
-    write_json(folder/MANIFEST, manifest(d.name, d.t.model, checks, versions, native=list(d.t.native), rows=dict(vocab_sha256=d.vocab.sha256), **d.about(), fixed_size=beside, onnx=about))
+    write_json(folder/MANIFEST, manifest(d.name, d.t.model, checks, versions, native=list(d.t.native), rows=dict(vocab_sha256=d.vocab.sha256), **d.about(), fixed_size=beside, onnx=about, **({} if tolerance is None else dict(tolerance=tolerance))))
     return checks, beside
 
 def pixel_tagger(src, size, vae=None)->PixelTagger:
@@ -150,6 +151,19 @@ def export_pixels(src,              # run or model folder
         for p in paths[:len(KINDS)]: p.unlink()
         (folder/'pictures').rmdir()
     return dict(out=str(out), dialect=dialect, tags=len(d.vocab), file=d.file, bytes=(Path(out)/d.file).stat().st_size, native=list(t.native), **d.about(), fixed_size=beside, checks=checks)
+
+# %% ../../nbs/09_publish/40_export.ipynb #93f489c1
+def export_wd(src, out, **how)->dict:
+    "A folder in the dialect of SmilingWolf's taggers, see `export_pixels`."
+    return export_pixels(src, out, 'wd', **how)
+
+def export_timm(src, out, **how)->dict:
+    "A folder in the dialect of deepghs' taggers with weights for timm, see `export_pixels`."
+    return export_pixels(src, out, 'timm', **how)
+
+def export_cl(src, out, **how)->dict:
+    "A folder in the dialect of the cl taggers, see `export_pixels`."
+    return export_pixels(src, out, 'cl', **how)
 
 # %% ../../nbs/09_publish/40_export.ipynb #d4392ef6
 def check_pixels(src, folder, vae=None, pictures=None, tolerance=None)->list: # {check, measured, limit, where} each

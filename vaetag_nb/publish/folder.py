@@ -24,7 +24,7 @@ def check_names(vocab:Vocab):
     bad = [t for t in vocab if any(c in t for c in '\n\r\0')]
     if bad: raise VaetagError(f'{len(bad)} tag names hold a line break or NUL, which no program reads: {", ".join(map(repr, bad[:5]))}')
     odd = [t for t in vocab if t in MISSING]
-    if odd: say(f'programs that read CSV files with pandas\' defaults take these tags for missing values: {", ".join(odd)}')
+    if odd: say(f'programs that read CSV files with pandas\' defaults, such as wdv3-timm and imgutils (wd14), take these tags for missing values: {", ".join(odd)}')
 
 def shipped(vocab:Vocab, thresholds:dict|None)->np.ndarray: # float32, (K,); `thresholds`: content of `optimal_thresholds.json`
     "The threshold of each tag for other programs: 0 for ratings, of which the highest counts, else the one that `vaetag tag` applies."

@@ -21,6 +21,7 @@ from ..models.folder import best_of
 from ..models.identity import load_identity
 from ..models.linear_head import save_head
 from .export import sample_pictures
+from ..networks import model_folder
 from .folder import FORMAT, MANIFEST
 from .kinds import KINDS, check_place, kind_for, vae_in
 from .licence import Said
@@ -119,7 +120,7 @@ def export_model(src,         # run or model folder of any kind
                  )->dict:     # what was written and measured
     "Write a model as a folder that needs nothing beside itself, and open it again."
     kind, said = kind_for(src), said or Said()
-    if kind is None: raise VaetagError(f'{src}: no such run or model folder')
+    if kind is None: raise VaetagError(f'{model_folder(src)}: was published already, and goes out as it is; of ours it is no run or model folder')
     check_place(out, 'model')
     with atomic_dir(out, MANIFEST) as d:
         fill_model(d, kind, src, said, vae, head)

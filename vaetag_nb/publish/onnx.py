@@ -237,7 +237,7 @@ def export_latent(src,              # run or model folder
         (d/'README.md').write_text(latent_card(model, space, size, checks, said), encoding='utf-8')
         about = dict(opset=OPSET, ir=IR, bytes=(d/'model.onnx').stat().st_size, weights='fp16' if half else 'fp32')
         write_json(d/MANIFEST, manifest(DIALECT, model, checks, dict(torch=torch.__version__, onnx=onnx.__version__, onnxruntime=ort.__version__), onnx=about,
-                                        latent=dict(space=space, channels=batches[0].shape[1], size=size, convention=model.codec['convention'], vae=model.codec['fingerprint'])))
+                                        latent=dict(space=space, channels=batches[0].shape[1], size=size, convention=model.codec['convention'], vae=model.codec['fingerprint']), **({} if tolerance is None else dict(tolerance=tolerance))))
     return dict(out=str(out), space=space, size=size, tags=len(model.vocab), bytes=about['bytes'], checks=checks)
 
 # %% ../../nbs/09_publish/10_onnx.ipynb #83468446

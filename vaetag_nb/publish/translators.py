@@ -119,7 +119,7 @@ def export_translator(src,              # model or run folder, or a checkpoint o
             sizes[w] = (d/f'{w}.onnx').stat().st_size
         (d/'README.md').write_text(translator_card(t, space, about['channels'], checks, said), encoding='utf-8')
         write_json(d/MANIFEST, dict(format=FORMAT, dialect=DIALECT, source=dict(fingerprint=t.fingerprint), domains=m.domains, latent=about, parity={x['check']: x['measured'] for x in checks},
-                                    onnx=dict(opset=OPSET, ir=IR, bytes=sizes, weights='fp16' if half else 'fp32'),
+                                    onnx=dict(opset=OPSET, ir=IR, bytes=sizes, weights='fp16' if half else 'fp32'), **({} if tolerance is None else dict(tolerance=tolerance)),
                                     versions=dict(vaetag_nb=vaetag_nb.__version__, torch=torch.__version__, onnx=onnx.__version__, onnxruntime=ort.__version__)))
     return dict(out=str(out), space=space, bytes=sizes, checks=checks)
 

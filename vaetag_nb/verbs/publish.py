@@ -47,7 +47,7 @@ class Export(Writing):
     src: Positional[Path]              # run folder, of which the best model is taken, or a model folder; of a VAE its folder
     format: str                        # model (whole, of any kind); of a tagger: wd, timm, generic, cl, latent-onnx, head (its last layer), or several such as wd,timm; of a latent CycleGAN: onnx; of an aligner: aligner; of a VAE or a latent diffusion model: diffusers
     out: Path|None = None              # folder to write; of several formats each gets one in it; of head: a file such as inv.npz
-    name: str|None = None              # aligner: the folder in --out that it gets; none: the name of its run
+    name: str|None = None              # aligner: a folder in --out for it, as clients ask for TAGGER_NAME; none: --out itself
     check_only: Path|None = None       # write nothing: compare this folder, exported before, with the model
 
     def __call__(self):
