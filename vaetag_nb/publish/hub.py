@@ -13,9 +13,11 @@ from pathlib import Path
 from ..core.errors import UsageError, VaetagError
 from ..core.io import read_json
 from ..models.folder import best_of
+from .export import export_timm, export_wd # noqa: F401
 from .folder import MANIFEST
 from .formats import Options, export_as
 from .install import CLIENTS, Client, home_of, install_folder, remove_local # noqa: F401
+from .models import export_model # noqa: F401
 from .outgoing import SHARED, Content, check_repo, content_of, dialect_of, licence_known, place_of, planned, staged
 
 # %% ../../nbs/09_publish/50_hub.ipynb #8accb921
