@@ -1,6 +1,6 @@
 "Aligners end to end: resumed bit by bit wherever killed, the same from every kind of file, small and odd sets, old samples, and what is wrong is said in one line."
 import getpass, json, os, pickle, signal, subprocess, sys
-import numpy as np, pytest, torch
+import numpy as np, onnx, pytest, torch
 from engine_toys import processes
 from forked import ended, forked
 from toy_tagger import toy_tagger
@@ -11,7 +11,8 @@ from vaetag_nb.core.io import load_tensors, read_json, read_jsonl
 from vaetag_nb.data.embeddings import hub_block, hub_samples
 from vaetag_nb.data.table import EmbeddingTable     # where it is also found
 from vaetag_nb.data.tags import Vocab
-from vaetag_nb.models.aligner_folder import load_aligner
+from vaetag_nb.models.aligner import make_aligner
+from vaetag_nb.models.aligner_folder import Aligner, load_aligner, save_aligner
 from vaetag_nb.models.linear_head import LinearHead, read_head, save_head
 from vaetag_nb.publish.aligners import export_aligner
 from vaetag_nb.trainers import aligner
@@ -205,15 +206,17 @@ def test_inputs_of_something_else(home, tmp_path):
     best = {n: train_aligner(config(home, tmp_path/n, epochs=40, batch_size=32, model=dict(name=n), data=dict(embeddings=[str(tmp_path/'other.npz')]))) for n in ('posnum', 'residual')}
     assert best['residual'].metrics['pred_mse'] < .5*best['posnum'].metrics['pred_mse'] and best['residual'].metrics['emb_cos'] > best['posnum'].metrics['emb_cos']
 
-def test_export_gives_the_same_tags(home, straight, tmp_path):
-    r = export_aligner(home/'straight', tmp_path/'SwinV2_v3_mine')
-    a = AlignedTagger.load(tmp_path/'SwinV2_v3_mine', home/'inv.npz', device='cpu')
+@pytest.fixture(scope='module')
+def exported(home, straight): export_aligner(home/'straight', home/'out/SwinV2_v3_mine'); return home/'out/SwinV2_v3_mine'
+
+def test_export_gives_the_same_tags(home, exported):
+    a = AlignedTagger.load(exported, home/'inv.npz', device='cpu')
     t = EmbeddingTable.read(home/'single.npz')
     agree = evaluate_aligner(home/'straight', [home/'single.npz'])
     assert agree['agreement_f1'] > .98 and len(a.tag(t)) == 700
-    text = b''.join(p.read_bytes() for p in (tmp_path/'SwinV2_v3_mine').iterdir())
-    assert os.uname().nodename.encode() not in text and str(home).encode() not in text and not list(tmp_path.rglob('*.data')) and not list(tmp_path.rglob('*.pt'))
-    assert (tmp_path/'SwinV2_v3_mine/metrics.json').read_text() == json.dumps(json.loads((tmp_path/'SwinV2_v3_mine/metrics.json').read_text()), sort_keys=True, indent=4)
+    text = b''.join(p.read_bytes() for p in exported.iterdir())
+    assert os.uname().nodename.encode() not in text and str(home).encode() not in text and not list(exported.rglob('*.data')) and not list(exported.rglob('*.pt'))
+    assert (exported/'metrics.json').read_text() == json.dumps(json.loads((exported/'metrics.json').read_text()), sort_keys=True, indent=4)
 
 @pytest.mark.parametrize('slash, name', [('/', None), ('', 'SwinV2_v3_mine')])
 def test_publish_lists_exactly_the_exported_files(home, straight, slash, name, monkeypatch):
@@ -247,6 +250,21 @@ def test_old_samples_in_lmdb(home, tmp_path):
 def test_what_is_wrong_is_one_line(home, tmp_path, change, status, why):
     with pytest.raises(VaetagError) as e: train_aligner(config(home, tmp_path/'run', **change))
     assert e.value.exit_code == status and why in str(e.value) and '\n' not in str(e.value) and not (tmp_path/'run/best').exists()
+
+def test_a_loss_that_is_not_finite_names_step_rows_and_checkpoint(home, tmp_path):
+    with pytest.raises(VaetagError, match=r'run: step 2: the loss or its gradient is not finite; batch: half.npz:\d+, .* and 56 more; last good checkpoint: none'):
+        train_aligner(config(home, tmp_path/'run', optim=dict(lr=1e38, max_grad_norm=0)))
+
+def test_what_cannot_be_exported_leaves_nothing(home, exported, tmp_path, monkeypatch):
+    (tmp_path/'run/checkpoints').mkdir(parents=True)
+    status, _, err = shell('export', str(tmp_path/'run'), '--format', 'aligner', '--out', str(tmp_path/'x'))
+    assert status == 1 and 'run: no aligner: looked for best/model.json' in err
+    status, _, err = shell('publish', str(tmp_path/'run'), '--repo', 'me/x', '--licence', 'mit', '--dry-run')
+    assert status == 1 and 'run: no model folder: lacks model.json' in err
+    monkeypatch.setattr('vaetag_nb.publish.aligners.to_onnx', lambda graph, example, outputs, *a: onnx.load(exported/('model.onnx' if len(outputs) == 1 else 'model_with_fc.onnx')))
+    save_aligner(tmp_path/'other', Aligner(make_aligner('posnum', 24), 'posnum', 24))           # the graph is another's
+    with pytest.raises(VaetagError, match=r'ONNX and PyTorch differ: model.onnx, 1 row: [\d.]+ at embedding, more than 1e-05; nothing was written') as e: export_aligner(tmp_path/'other', tmp_path/'x', home/'inv.npz')
+    assert '\n' not in str(e.value) and not (tmp_path/'x').exists()
 
 @pytest.mark.parametrize('rows, why', [
     (np.ones((3, 8), np.float32), 'row 0: an embedding of width 8; the aligner takes the width 24'),
