@@ -1,6 +1,6 @@
 "Publishing: what goes out of a run, in which dialects, where clients look for it, and that nothing else moves"
 import json, os, re, shutil, signal
-import pytest, torch, yaml
+import pytest, yaml
 from forked import ended, forked
 from hub_server import serving
 from hypothesis import given, strategies as st
@@ -73,19 +73,24 @@ def test_installed_twice_and_taken_away(exported, client, tmp_path):
     assert first == {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
     assert publish(*args, '--remove')[0] == 0 and sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('*')) == ['theirs', 'theirs/model.onnx']
 
-def test_killed_while_installing(exported, tmp_path, monkeypatch):
+@pytest.mark.parametrize('at', ['selected_tags.csv', 'refs/main'])
+@pytest.mark.parametrize('before', [False, True])
+def test_killed_while_installing(exported, tmp_path, monkeypatch, at, before):
+    home, ref = tmp_path/'hf', tmp_path/'hf/hub/models--me--x/refs/main'
+    if before: old = install.content_revision(hub.install_local(exported[0], 'me/x', home=home)['folder'])
     def job():
         own = install._write
         def write(book, path, *a):
-            if path.endswith('selected_tags.csv'): os.kill(os.getpid(), signal.SIGKILL)
+            if path.endswith(at): os.kill(os.getpid(), signal.SIGKILL)
             own(book, path, *a)
         monkeypatch.setattr(install, '_write', write)
-        hub.install_local(exported[1], 'me/x', home=tmp_path/'hf')
+        hub.install_local(exported[1], 'me/x', home=home)
     assert ended(forked(job)) == -signal.SIGKILL
-    assert not (tmp_path/'hf/hub/models--me--x/refs/main').exists()      # no client sees half of it
-    assert hub.install_local(exported[1], 'me/x', home=tmp_path/'hf')['installed']
-    install.remove_local('me/x', home=tmp_path/'hf')
-    assert not (tmp_path/'hf').exists()
+    assert (ref.read_text() == old) if before else not ref.exists()      # no client sees half of it
+    assert hub.install_local(exported[1], 'me/x', home=home)['installed'] and ref.read_text() == install.content_revision(exported[1])
+    assert [p.name for p in ref.parent.parent.joinpath('snapshots').iterdir()] == [ref.read_text()]
+    install.remove_local('me/x', home=home)
+    assert not home.exists()
 
 def test_what_is_wrong_is_said_before_anything_is_exported(run, tmp_path, monkeypatch):
     monkeypatch.setattr('huggingface_hub.get_token', lambda: None)
@@ -163,18 +168,17 @@ def test_without_network_the_way_out_is_named(run, monkeypatch):
         status, out, err = shell(*map(str, args), '--repo', 'me/x')
         assert (status, out) == (1, '') and err.startswith('vaetag: me/x: HF_HUB_OFFLINE is set') and '--local' in err and err.count('\n') == 1
 
-def test_a_licence_that_was_said_stays(tmp_path):
-    from vaetag_nb.data.tags import Vocab
+def test_a_licence_that_was_said_for_an_aligner_stays(tmp_path, monkeypatch):
     from vaetag_nb.models.aligner import make_aligner
     from vaetag_nb.models.aligner_folder import Aligner, save_aligner
-    from vaetag_nb.models.linear_head import LinearHead, save_head
-    head = LinearHead(torch.eye(8)[:, :3], torch.zeros(3), 'inv.npz', Vocab(['safe', 'girl', 'miku'], [9, 0, 4]))
-    save_head(tmp_path/'inv.npz', head)
-    save_aligner(tmp_path/'SwinV2_v3_a/best', Aligner(make_aligner('posnum', 8), 'posnum', 8, {}, 'SwinV2_v3', 3, head.sha256, str(tmp_path/'inv.npz')))
-    assert publish(tmp_path/'SwinV2_v3_a', '--repo', 'me/x', '--dry-run')[0] == 1
-    assert shell('export', str(tmp_path/'SwinV2_v3_a'), '--format', 'aligner', '--out', str(tmp_path/'out/SwinV2_v3_a'), '--licence', 'apache-2.0')[0] == 0
-    status, out, err = publish(tmp_path/'out/SwinV2_v3_a', '--repo', 'me/x', '--dry-run', '--json')
-    assert status == 0 and json.loads(out)['licence'] == 'apache-2.0' and json.loads(out)['name'] == 'SwinV2_v3_a', err
+    run, out = tmp_path/'SwinV2_v3_a', tmp_path/'out/SwinV2_v3_a'
+    save_aligner(run/'best', Aligner(make_aligner('posnum', 8), 'posnum', 8, {}, 'SwinV2_v3'))
+    def export(src, out, head): shutil.copytree(src/'best', out); (out/'model.onnx').touch(); return dict(out=str(out), tags=0, width=8, checks=[])      # the graphs have tests of their own
+    monkeypatch.setattr('vaetag_nb.publish.aligners.export_aligner', export)
+    assert publish(run, '--repo', 'me/x', '--dry-run')[0] == 1
+    assert shell('export', str(run), '--format', 'aligner', '--out', str(out), '--licence', 'apache-2.0')[0] == 0
+    status, said, err = publish(out, '--repo', 'me/x', '--dry-run', '--json')
+    assert status == 0 and json.loads(said)['licence'] == 'apache-2.0' and json.loads(said)['name'] == 'SwinV2_v3_a', err
 
 # --- tables in a README
 

@@ -99,7 +99,8 @@ class Book:
         else: self.path.unlink(missing_ok=True)
 
     def ours(self, path)->bool: # as it was put there
-        return path in self.put and (self.home/path).is_file() and hash_file(self.home/path) == self.put[path]
+        known = self.put.get(path, [])                    # while a file is replaced: both contents
+        return bool(known) and (self.home/path).is_file() and hash_file(self.home/path) in ([known] if isinstance(known, str) else known)
 
     def revision(self, repo)->tuple: # 40 hex digits, whether they are ours
         "The revision of a cached repository: its own, or made of all that we put in it."
@@ -157,14 +158,15 @@ def settle(book:Book, sources:dict)->bool: # {SHA-256: file}; whether anything w
     gone = [p for p in book.put if p not in wanted]
     known = read_json(book.path).get('installed', []) if book.path.exists() else []
     if not missing and not gone and known == book.installed: return False
-    sources = {h: book.home/p for p, h in before.items() if (book.home/p).is_file()} | sources
+    for p in before if {*missing.values()} - {*sources} else (): # what we have put elsewhere
+        if book.ours(p): sources.setdefault(hash_file(book.home/p), book.home/p)
     folders = {q.relative_to(book.home).as_posix() for p in missing for q in (book.home/p).parents if (q == book.home or q.is_relative_to(book.home)) and not q.exists()}
     book.made = sorted({*book.made, *folders})
-    book.put = before | {p: _sum(w) for p, w in missing.items()}
+    book.put = before | {p: [*([b] if isinstance(b := before[p], str) else b), _sum(w)] if p in before else _sum(w) for p, w in missing.items()}
     if missing or book.put: book.save()                      # first the memory: what is interrupted can be taken away
     for p, w in sorted(missing.items(), key=lambda x: len(x[1]) == 40): _write(book, p, w, sources)    # then files, then what points at them
     _drop(book, gone)
-    book.put = {p: h for p, h in book.put.items() if p in wanted}
+    book.put = {p: _sum(wanted[p]) for p in book.put if p in wanted}
     made_home = '.' in book.made
     book.made = [d for d in book.made if (book.home/d).is_dir()]
     book.save()
