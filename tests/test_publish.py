@@ -1,5 +1,5 @@
 "Publishing: what goes out of a run, in which dialects, where clients look for it, and that nothing else moves"
-import json, os, re, shutil, signal
+import json, os, re, shutil, signal, subprocess, sys
 import pytest, yaml
 from forked import ended, forked
 from hub_server import serving
@@ -179,6 +179,17 @@ def test_a_licence_that_was_said_for_an_aligner_stays(tmp_path, monkeypatch):
     assert shell('export', str(run), '--format', 'aligner', '--out', str(out), '--licence', 'apache-2.0')[0] == 0
     status, said, err = publish(out, '--repo', 'me/x', '--dry-run', '--json')
     assert status == 0 and json.loads(said)['licence'] == 'apache-2.0' and json.loads(said)['name'] == 'SwinV2_v3_a', err
+
+@pytest.mark.slow
+def test_the_command_itself(exported, tmp_path):
+    "In a process of its own, with nothing but the environment to say where the hub is"
+    with serving() as (address, there):
+        own = {k: v for k, v in os.environ.items() if not k.startswith('HF_')} | dict(HF_ENDPOINT=address, HF_TOKEN='secret', HF_HOME=str(tmp_path/'hf'), HF_HUB_DISABLE_XET='1', HF_HUB_DISABLE_PROGRESS_BARS='1')
+        call = lambda *args, **more: subprocess.run([sys.executable, '-m', 'vaetag_nb.cli', *map(str, args)], env=own | more, capture_output=True, text=True)
+        assert call('publish', exported[1], '--repo', 'me/x').returncode == 0 and titles(there, 'me/x') == ['Publish x'] and sorted(there.files('me/x')) == WD
+        assert call('list', '--repo', 'me/x').returncode == 0 and b'| x | wd | test_resnet |' in there.files('me/x')['README.md']
+        done = call('publish', exported[1], '--repo', 'me/x', HF_TOKEN='stolen')
+        assert done.returncode == 1 and 'me/x: the hub says: ' in done.stderr and 'token' in done.stderr and 'Traceback' not in done.stderr
 
 # --- tables in a README
 
