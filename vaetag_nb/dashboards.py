@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'training', 'Scored', 'truth_of', 'score_all', 'Counts', 'count', 'chosen_rows', 'Predictions', 'enlarged',
-           'scored_of', 'tag_browser', 'quality', 'PredictionPages', 'predictions', 'predictions_picture', 'tags',
-           'latents', 'reconstructions', 'translation', 'generation', 'aligner', 'monitor']
+           'table_of', 'scored_of', 'tag_browser', 'quality', 'PredictionPages', 'predictions', 'predictions_picture',
+           'tags', 'latents', 'codec_of', 'reconstructions', 'translation', 'generation', 'aligner', 'monitor']
 
 # %% ../nbs/10_dashboards.ipynb #3f7032a5
 import html
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 import ipywidgets as W, matplotlib.pyplot as plt, numpy as np, scipy.sparse as sp, torch
 from fastcore.basics import patch
 from PIL import Image
@@ -26,10 +27,12 @@ from .browse.tags import TagBrowser, quietly
 from .browse.translation import TranslationBrowser
 from .core.errors import UsageError, VaetagError, nearest
 from .core.progress import say
-from .data.images import load_image, to_float
+from .data.images import list_images, load_image, to_float
+from .data.readers import ENDINGS
 from .data.table import TagTable
 from .eval.tagging import tag_metrics
 from .infer import Tagger
+from .latents.codec import Codec
 from .latents.store import LatentStore
 from .pictures import bar_axes, channel_sheet, heat, tag_bars, thumbnail, to_image, to_png, worth_showing
 from .sources import Picture, gather, measure
@@ -276,16 +279,21 @@ def show_evidence(self:Predictions, v):
                         f'{float(m.min()):+.2f} to {float(m.max()):+.2f}</small>')
 
 # %% ../nbs/10_dashboards.ipynb #6050a598
-def scored_of(predictions, # `Scored`, or a `Tagger`
-              images=None, # `TagTable`, folder or list of pictures, for a `Tagger`
+def table_of(src): # a `TagTable` stays
+    "The table of a metadata file; a folder or a list of pictures stays what it is."
+    return TagTable.read(src) if isinstance(src, (str, Path)) and Path(src).suffix.lower() in ENDINGS else src
+
+def scored_of(predictions, # `Scored`, or a `Tagger` or its folder
+              images=None, # `TagTable`, metadata file, folder or list of pictures, for a `Tagger`
               )->Scored:
     "Scores as they are, or computed now."
+    if isinstance(predictions, (str, Path)): predictions = Tagger.load(predictions)
     if not isinstance(predictions, Tagger): return predictions
     if images is None: raise UsageError('a tagger needs images to look at; give images=')
-    return score_all(predictions, images)
+    return score_all(predictions, table_of(images))
 
-def tag_browser(predictions, # `Scored`, or a `Tagger` (then with `images`)
-                images=None, # `TagTable`, folder or list of pictures, for `score_all`
+def tag_browser(predictions, # `Scored`, or a `Tagger` or its folder (then with `images`)
+                images=None, # `TagTable`, metadata file, folder or list of pictures
                 **options)->ScoredBrowser: # of `browse.scored.ScoredBrowser`
     "A table of tags, the pictures of each by falling score, a threshold for each that can be moved, and label errors to correct."
     return ScoredBrowser(scored_of(predictions, images), **options)
@@ -341,25 +349,33 @@ def predictions_picture(scored:Scored,    # of `score_all`
     return fig
 
 # %% ../nbs/10_dashboards.ipynb #e302b9c5
-def tags(table, # `TagTable`
-         predictions=None, # `Scored` of its pictures, or a `Tagger`
+def tags(table, # `TagTable`, or what `TagTable.read` reads
+         predictions=None, # `Scored` of its pictures, or a `Tagger` or its folder
          **options): # of `browse.tags.TagBrowser`, or with predictions of `browse.scored.ScoredBrowser`
     "Search the tags of a data set; see counts, companions and pictures of each; with predictions also figures, thresholds and label errors."
+    if isinstance(table, (str, Path)): table = TagTable.read(table)
     return TagBrowser(table, **options) if predictions is None else tag_browser(predictions, table, **options)
 
 def latents(store, # `LatentStore`, or its folder
             codec=None, # `Codec` to decode with
-            tagger=None, # latent `Tagger` of the same VAE; its codec decodes where none is given
+            tagger=None, # latent `Tagger` of the same VAE, or its folder; its codec decodes where none is given
             **options)->LatentBrowser: # of `browse.latents.LatentBrowser`
     "Leaf through the latents of a store: channels, components, values, neighbours; decode and change them, and see tags change."
+    if isinstance(tagger, (str, Path)): tagger = Tagger.load(tagger)
+    if isinstance(codec, (str, Path)): codec = codec_of(codec)
     codec = tagger.codec if codec is None and tagger is not None else codec
     return LatentBrowser(store if isinstance(store, LatentStore) else LatentStore.open(store), codec, tagger=tagger, **options)
 
-def reconstructions(codec, # `Codec`, or `{name: Codec}` to see several side by side
-                    paths, # files
+def codec_of(vae):
+    "A VAE by its folder or file, or `embedded`; a `Codec` stays."
+    return vae if isinstance(vae, Codec) else Codec.load(vae)
+
+def reconstructions(codec, # `Codec`, folder or file of a VAE, `embedded`; or `{name: ...}` to see several side by side
+                    paths, # files, or a folder
                     **options)->ReconBrowser: # of `browse.recon.ReconBrowser`
     "Leaf through pictures and what VAEs give back of them, worst first."
-    return ReconBrowser(codec, paths, **options)
+    if isinstance(paths, (str, Path)): paths = list_images(paths)
+    return ReconBrowser({n: codec_of(c) for n, c in codec.items()} if isinstance(codec, dict) else codec_of(codec), paths, **options)
 
 def translation(model,  # `Translator`, or a model or run folder
                 images, # pictures, folder or store of latents; or {'a': ..., 'b': ...}: each direction its own

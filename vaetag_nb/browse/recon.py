@@ -10,13 +10,14 @@ import html, math
 import ipywidgets as W, numpy as np, pandas as pd
 from fastcore.basics import patch
 from PIL import Image
-from .tags import quietly, small_table
+from .list import quietly, wall
+from .tags import small_table
 from ..core.errors import VaetagError
 from ..core.progress import say
 from ..eval.images import Rule
 from ..latents.codec import Codec
-from ..pictures import to_png
-from ..recon import picture_figures, recon_batches, recon_of
+from ..pictures import data_uri, strip, to_png
+from ..recon import lpips_or_reason, picture_figures, recon_batches, recon_of
 
 # %% ../../nbs/10_browse/20_recon.ipynb #abb33275
 class ReconBrowser:
@@ -24,21 +25,25 @@ class ReconBrowser:
     def __init__(self, codecs,    # `Codec`, or `{name: Codec}`
                  paths,           # files
                  rule=None,       # `Rule`: how they are read; default: own pixels, cut to whole cells of all VAEs
-                 batch_size=8, side=220): # height of the pictures shown, pixels
+                 batch_size=8, side=220, # height of the pictures shown, pixels
+                 lpips='alex',    # an `Lpips`, the name of its network, or `None`
+                 most=12):        # pictures in the gallery
         self.codecs = codecs if isinstance(codecs, dict) else {'reconstruction': codecs}
         self.paths, self.side = [*map(str, paths)], side
         self.rule = rule or Rule(fit='floor', multiple=math.lcm(*(c.multiple for c in self.codecs.values())))
+        self.lpips, self.why = lpips_or_reason(lpips) if isinstance(lpips, str) else (lpips, None)
+        self.most, self.pairs = most, {}
         self.figures = self.measure(batch_size)
         auto, first = dict(style=dict(description_width='auto')), next(iter(self.codecs))
         self.prev, self.next = (W.Button(description=d, icon=f'arrow-{i}', layout=W.Layout(width='110px')) for d, i in (('previous', 'left'), ('next', 'right')))
         self.position = W.BoundedIntText(description='picture', min=1, max=len(self.figures[first]), value=1, layout=W.Layout(width='150px'), **auto)
-        self.by = W.Dropdown(description='worst first by', options=['psnr', 'ssim', 'as given'], value='psnr', layout=W.Layout(width='220px'), **auto)
+        self.by = W.Dropdown(description='worst first by', options=['psnr', 'ssim', *['lpips']*(self.lpips is not None), 'as given'], value='psnr', layout=W.Layout(width='220px'), **auto)
         self.codec = W.Dropdown(description='of', options=list(self.codecs), value=first, layout=W.Layout(width='240px'), **auto)
         self.gain = W.FloatSlider(description='difference x', min=1, max=32, step=1, value=4, continuous_update=False, layout=W.Layout(width='320px'), **auto)
-        self.note, self.table = W.HTML(), W.HTML()
+        self.note, self.table, self.gallery = W.HTML(), W.HTML(), W.HTML()
         self.image = W.Image(format='png', layout=W.Layout(object_fit='contain', max_width='1080px'))
         row = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))
-        self.ui = W.VBox([row(self.prev, self.next, self.position, self.by, self.codec, self.gain), self.note, self.image, self.table], layout=W.Layout(max_width='1080px'))
+        self.ui = W.VBox([row(self.prev, self.next, self.position, self.by, self.codec, self.gain), self.note, self.image, self.table, self.gallery], layout=W.Layout(max_width='1080px'))
         for w in (self.position, self.gain): w.observe(self.update, 'value')
         for w in (self.by, self.codec): w.observe(self.sort, 'value')
         self.prev.on_click(lambda _: self.step(-1)); self.next.on_click(lambda _: self.step(1))
@@ -49,14 +54,15 @@ class ReconBrowser:
 
 # %% ../../nbs/10_browse/20_recon.ipynb #68efadd5
 @patch
-def measure(self:ReconBrowser, batch_size)->dict: # {codec: table of row, mse, psnr, ssim}
-    "The figures of every readable picture; the others are named."
+def measure(self:ReconBrowser, batch_size)->dict: # {codec: table of row, mse, psnr, ssim, lpips}
+    "The figures of every readable picture, and a small pair of it; the others are named."
     out, failed = {}, {}
     for name, c in self.codecs.items():
         parts = []
         for at, x, y, _ in recon_batches(c, self.paths, self.paths, self.rule, batch_size, failed):
-            f = picture_figures(x, y, None, ('psnr', 'ssim'))
-            parts.append(pd.DataFrame(dict(row=at, mse=f['mse'], psnr=f['psnr'], ssim=f['ssim'])))
+            f = picture_figures(x, y, self.lpips, ('psnr', 'ssim'))
+            parts.append(pd.DataFrame(dict(row=at, mse=f['mse'], psnr=f['psnr'], ssim=f['ssim'], lpips=f['lpips'])))
+            for i, a, b in zip(at, x, y): self.pairs[name, int(i)] = data_uri(strip([v.permute(1, 2, 0).numpy() for v in (a, b)], height=72, gap=2))
         if not parts: raise VaetagError(f'none of {len(self.paths)} pictures can be read' + ''.join(f'; {self.paths[i]}: {r}' for i, r in list(failed.items())[:1]))
         out[name] = pd.concat(parts).set_index('row').sort_index()
     if failed: i, why = next(iter(failed.items())); say(f'{len(failed)} of {len(self.paths)} pictures left out; the first: {self.paths[i]}: {why}')
@@ -66,8 +72,13 @@ def measure(self:ReconBrowser, batch_size)->dict: # {codec: table of row, mse, p
 def sort(self:ReconBrowser, _=None):
     "Order the pictures as the controls say and go to the first."
     t = self.figures[self.codec.value]
-    self.order = (t if self.by.value == 'as given' else t.sort_values(self.by.value, kind='stable')).index.to_numpy()
+    self.order = (t if self.by.value == 'as given' else t.sort_values(self.by.value, kind='stable', ascending=self.by.value != 'lpips')).index.to_numpy()
     quietly(self.position, self.update, value=1)
+    form = '{:.2f} dB' if self.by.value in ('psnr', 'as given') else '{:.4f}'
+    k = 'psnr' if self.by.value == 'as given' else self.by.value
+    pairs = (f'<figure style="margin:0"><img src="{self.pairs[self.codec.value, int(i)]}" alt=""><figcaption style="font:12px system-ui,sans-serif">{n + 1}. {form.format(t.loc[i, k])}</figcaption></figure>' for n, i in enumerate(self.order[:self.most]))
+    head = 'the first' if self.by.value == 'as given' else f'the worst by {k}'
+    self.gallery.value = f'<b>{head}, original and reconstruction by {html.escape(self.codec.value)}</b>' + wall(pairs) + (f'<small>no LPIPS: {html.escape(self.why)}</small>' if self.why else '')
     self.update()
 
 @patch
@@ -96,5 +107,5 @@ def update(self:ReconBrowser, _=None):
     name = html.escape(self.paths[i].rsplit('/', 1)[-1])
     self.note.value = f'<span class="vt-note"><b>{name}</b> &middot; {self.position.value} of {len(self.order)} &middot; difference x{self.gain.value:g}</span>'
     mean = {n: t.replace([np.inf], np.nan).mean() for n, t in self.figures.items()}
-    self.table.value = small_table(pd.DataFrame([dict(codec=n, **{k: self.figures[n].loc[i, k] for k in ('psnr', 'ssim')}, mse_x1000=1000*self.figures[n].loc[i, 'mse'],
-                                                      mean_psnr=mean[n]['psnr'], mean_ssim=mean[n]['ssim']) for n in self.codecs]))
+    self.table.value = small_table(pd.DataFrame([dict(codec=n, **{k: self.figures[n].loc[i, k] for k in ('psnr', 'ssim', *['lpips']*(self.lpips is not None))}, mse_x1000=1000*self.figures[n].loc[i, 'mse'],
+                                                      mean_psnr=mean[n]['psnr'], mean_ssim=mean[n]['ssim'], **(dict(mean_lpips=mean[n]['lpips']) if self.lpips is not None else {})) for n in self.codecs]))

@@ -34,13 +34,13 @@ class ScoredBrowser:
         self.by, self.marks = getattr(scored, 'by', None) or TagScores(scored.scores, scored.truth), Corrections(corrections) if self.known else None
         tp, self.predicted, true = self.by.counts(self.limits)
         self.counts = true if self.known else self.predicted
-        columns = dict(pictures=(self.counts, '{:8d}'), threshold=(self.limits, '{:9.2f}'))
+        columns = dict(pictures=(self.counts, '{:8d}'), limit=(self.limits, '{:5.2f}'))
         if self.known:
             self.tp, self.figures, self.doubt = tp, np.zeros((3, len(self.names))), self.doubts()
             self.count_figures(np.arange(len(self.names)))
-            columns |= {n: (f, '{:9.3f}') for n, f in zip(('precision', 'recall', 'F1'), self.figures)} | dict(doubtful=(np.bincount(self.doubt.tag, minlength=len(self.names)), '{:8d}'))
+            columns |= {n: (f, '{:6.3f}') for n, f in zip(('prec.', 'recall', 'F1'), self.figures)} | dict(doubtful=(np.bincount(self.doubt.tag, minlength=len(self.names)), '{:8d}'))
         able = np.flatnonzero(np.asarray(scored.tagger.vocab.categories) != 9)     # a rating has no threshold
-        self.list = TagList(scored.tagger.vocab, columns, self.choose, among=able, rows=12, width=22)
+        self.list = TagList(scored.tagger.vocab, columns, self.choose, among=able, rows=12, width=20)
         self.search, self.tag = self.list.search, self.list.tag
         auto = dict(style=dict(description_width='auto'))
         self.threshold = W.FloatSlider(description='threshold', min=0, max=1, step=.01, readout_format='.2f', layout=W.Layout(width='330px'), **auto)
