@@ -59,9 +59,9 @@ class Models:
             return train_decoder(demo_config(self.d/'scenes', self.d/kind, 6, data=dict(tags=str(self.d/'tags.csv')), eval=dict(min_positives=5, baselines=False))).out
         from vaetag_nb.trainers.timm import train_timm
         from vaetag_nb.trainers.timm_settings import TimmConfig
-        return train_timm(load(TimmConfig, dict(out=str(self.d), name=kind, device='cpu', epochs=5, batch_size=16, workers=0, data=dict(table=str(self.d/'scenes/data.json')),
+        return train_timm(load(TimmConfig, dict(out=str(self.d), name=kind, device='cpu', epochs=3, batch_size=16, workers=0, data=dict(table=str(self.d/'scenes/data.json')),
             vocab=dict(csv=str(self.d/'tags.csv')), split=dict(val=.2, test=.1), preprocess=dict(size=192, mean=(.5, .45, .4), std=(.25, .3, .35)),
-            model=dict(name='test_vit', pretrained=False, drop_path_rate=0.), optim=dict(lr=3e-3), eval=dict(min_positives=5)))).out
+            model=dict(name='test_vit', pretrained=False, drop_path_rate=0.), optim=dict(lr=1e-3), eval=dict(min_positives=5)))).out    # sharper, it tells resized from padded first
 
     @functools.cache
     def tagger(self, kind):
