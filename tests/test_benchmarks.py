@@ -8,7 +8,7 @@ HERE = Path(__file__).parents[1]/'benchmarks'
 SMALL = dict(
     bucketing=dict(pictures=2000), cached=dict(pictures=3), dashboards=dict(pictures=3000, tags=200), cyclegan=dict(latents=64, steps=1, pixels=64), danbooru=dict(posts=3000, tags=200), diffusion=dict(steps=1, batch=4, calls=2), decode=dict(pictures=8), encoding=dict(pictures=2), frechet=dict(few=20, many=300, dim=64), loading=dict(pictures=4, batch=2, size=64), metrics={'images': 2000, 'tags': 10, 'grid-images': 500},
     mining=dict(images=2000, tags=200, loop=50), radar=dict(seconds=2.2, users=1), split={'images': 2000, 'tags': 100, 'large': 5000, 'large-tags': 200},
-    store=dict(samples=130), tagging=dict(pictures=3, heavy=1))
+    onnx_tagging=dict(pictures=3), store=dict(samples=130), tagging=dict(pictures=3, heavy=1))
 
 def test_every_script_is_tried():
     assert {p.stem for p in HERE.glob('*.py')} == {*SMALL, 'common', 'real_images', 'ablation', 'end_to_end', 'timm_evidence', 'unpaired_emoji', 'diffusion_memory', 'aligner'}  # these train for long
