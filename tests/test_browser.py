@@ -197,6 +197,14 @@ def move_scored(page, expect):
     page.locator('.widget-select select').last.select_option(index=1)
     expect(note).not_to_have_text(hits, timeout=30_000)
 
+def move_corrections(page, expect):
+    "Chosen on the page, marked, written."
+    page.get_by_label('on this page').select_option(index=0)
+    page.get_by_role('button', name='selected are wrong').click()
+    expect(page.locator('.vt-said')).to_contain_text('1 correction, 1 not yet written', timeout=30_000)
+    page.get_by_role('button', name='write corrections').click()
+    expect(page.locator('.vt-said')).to_contain_text('all in corrections.csv', timeout=30_000)
+
 def move_monitor(page, expect):
     "The curves grow by themselves while another process writes; a figure, an average, a time of the pictures can be chosen."
     cell = page.locator('table').last
@@ -219,7 +227,7 @@ def move_monitor(page, expect):
     page.wait_for_timeout(1500)
     assert picture.screenshot() != before
 
-MOVES = dict(monitor=(move_monitor,), toy=(move_dashboard, move_evidence), scored=(move_scored,), tags=(move_tags,), latents=(move_latents,), reconstructions=(move_reconstructions,), translation=(move_translation,))
+MOVES = dict(monitor=(move_monitor,), toy=(move_dashboard, move_evidence), scored=(move_scored, move_corrections), tags=(move_tags,), latents=(move_latents,), reconstructions=(move_reconstructions,), translation=(move_translation,))
 # the fourth tutorial trains for ten minutes on data outside the project; its dashboard is opened above
 TUTORIALS = ['nbs/tutorials/01_quickstart.ipynb', 'nbs/tutorials/02_latent_tagger.ipynb', 'nbs/tutorials/03_timm_tagger.ipynb']
 
@@ -252,3 +260,66 @@ def test_dashboard_in_jupyterlab(lab, notebook):
         browser.close()
     outside = [u for u in asked if not u.startswith((url, 'data:', 'blob:', url.replace('http', 'ws')))]
     assert not outside, f'the page asked for {outside[:3]}'
+
+# each app is a notebook of one line, on files that lie beside it
+APPS = dict(tags="dashboards.tags('toy/scenes/data.json', most=4)", labels="dashboards.tag_browser('toy/model', 'toy/scenes/data.json', most=4)", predictions="dashboards.predictions('toy/model', 'toy/scenes/data.json')",
+            latents="dashboards.latents('store', tagger='toy/model', side=96)", reconstructions="dashboards.reconstructions('embedded', 'toy/scenes/images', side=96)", training="dashboards.monitor('runs')")
+CONTRAST = """() => { const lum = c => { const v = c.match(/[0-9.]+/g).slice(0, 3).map(x => (x /= 255) <= .03928 ? x/12.92 : ((x + .055)/1.055)**2.4); return .2126*v[0] + .7152*v[1] + .0722*v[2]; };
+  const [a, b] = [getComputedStyle(document.querySelector('.vt-note')).color, getComputedStyle(document.body).backgroundColor].map(lum); return (Math.max(a, b) + .05)/(Math.min(a, b) + .05); }"""
+
+@pytest.fixture(scope='module')
+def apps(tmp_path_factory):
+    "The address of a voila in its dark theme that serves all apps."
+    for name in ('playwright', 'voila'): pytest.importorskip(name, reason=f'{name} is not installed')
+    if chromium() is None: pytest.skip('no chromium on this machine')
+    from PIL import Image
+    from toy_tagger import toy_tagger
+    from vaetag_nb.bucketing import Preprocess
+    from vaetag_nb.core.io import append_jsonl
+    from vaetag_nb.latents.encode import encode_table
+    root, port = tmp_path_factory.mktemp('apps'), free_port()
+    table, codec = toy_tagger(root/'toy', steps=3)
+    encode_table(table.ids, table.paths, codec, root/'store', Preprocess(base=48, max=96, step=8))
+    (root/'runs/first/samples').mkdir(parents=True)
+    for step in range(1, 99): append_jsonl(root/'runs/first/log.jsonl', dict(kind='step', step=step, epoch=1, loss=1/step, lr=1e-3))
+    Image.new('RGB', (320, 96), 'teal').save(root/'runs/first/samples/step_00000050_grid.png')
+    for name, call in APPS.items(): write_notebook(root/f'{name}.ipynb', f'from vaetag_nb import dashboards; {call}')
+    env = dict(os.environ, VAETAG_QUIET='1', VAETAG_CACHE=str(root/'cache'), OMP_NUM_THREADS='1')
+    with open(root/'voila.log', 'w', encoding='utf-8') as log:
+        srv = subprocess.Popen([sys.executable, '-m', 'voila', str(root), '--no-browser', f'--port={port}', '--Voila.ip=127.0.0.1', '--theme=dark'], env=env, cwd=root, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        for _ in range(300):
+            assert srv.poll() is None, (root/'voila.log').read_text(encoding='utf-8')[-2000:]
+            try: urllib.request.urlopen(f'http://127.0.0.1:{port}/', timeout=1).close(); break
+            except OSError: time.sleep(.3)
+        yield f'http://127.0.0.1:{port}'
+    finally: srv.terminate(); srv.wait(30)
+
+@pytest.mark.parametrize('app', APPS)
+def test_one_line_is_an_app(apps, app):
+    "It is there, at 1100 pixels without a bar to scroll sideways, readable on dark, each control labelled, and a control does what it does in a notebook."
+    from playwright.sync_api import expect, sync_playwright
+    shots = os.environ.get('VAETAG_SCREENSHOTS')
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium(), headless=True, chromium_sandbox=False, args=CHROME)
+        page = browser.new_page(viewport=dict(width=1100, height=1300))
+        page.route('**/*', lambda r: r.continue_() if r.request.url.startswith((apps, 'data:', 'blob:')) else r.abort())    # voila asks a CDN for its icons
+        page.goto(f'{apps}/voila/render/{app}.ipynb', timeout=120_000, wait_until='commit')
+        note = page.locator('.vt-note:visible').first
+        expect(note).not_to_be_empty(timeout=180_000)
+        page.wait_for_timeout(1500)
+        if shots: page.screenshot(path=str(Path(shots)/f'voila_{app}.png'))
+        assert page.evaluate('document.documentElement.scrollWidth') <= 1100
+        assert page.evaluate(CONTRAST) > 4.5
+        bare = page.locator('select:visible, input:visible').evaluate_all("all => all.filter(e => !(e.labels?.length || e.title || e.placeholder || e.getAttribute('aria-label') || e.closest('.vt-list') || e.closest('.widget-slider'))).map(e => e.outerHTML.slice(0, 200))")
+        assert not bare, bare
+        before = note.inner_text()
+        if app in ('tags', 'labels'): page.locator('.vt-list select').first.focus(); page.keyboard.press('ArrowDown')      # by keys alone
+        elif app == 'training': page.get_by_label('figures').select_option(['lr']); note = page.locator('.vt-charts'); before = 'loss'
+        else: page.get_by_role('button', name='next').first.focus(); page.keyboard.press('Enter')
+        expect(note).not_to_have_text(before, timeout=30_000, use_inner_text=True)
+        if app == 'predictions':
+            page.get_by_role('tab', name='all together').click()
+            expect(page.locator('.vt-note:visible').last).to_contain_text('calibration error', timeout=30_000)
+            if shots: page.wait_for_timeout(1000); page.screenshot(path=str(Path(shots)/'voila_quality.png'))
+        browser.close()
