@@ -106,7 +106,7 @@ def test_nothing_is_left_of_a_folder_that_differs(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ['m']
 
 @pytest.mark.slow
-@pytest.mark.parametrize('dialect', ['wd', 'generic'])
+@pytest.mark.parametrize('dialect', ['wd', 'generic', 'cl'])
 @pytest.mark.parametrize('name', ['kl', 'tiny'])
 def test_both_dialects_of_buckets(tmp_path, dialect, name, capsys, monkeypatch):
     pool = dict(kind='pool', d=32, depth=1, heads=2, skip=2)

@@ -103,7 +103,7 @@ with torch.no_grad():
 def unconvention(c:Convention)->str|None: # `None`: not in one line
     "The way from model space back, as Python."
     if c.patch != 1 or c.divisor != 1 or c.bias: return None
-    each = lambda v: f'torch.tensor({list(v)}).view(1, -1, 1, 1)' if isinstance(v, tuple) else f'{v:g}'
+    each = lambda v: f'torch.tensor({list(v)}).view(1, -1, 1, 1)' if isinstance(v, tuple) else f'{v:.9g}'
     return f"x/{c.scale:.9g}{f'*{each(c.std)}' if c.std != 1 else ''} + {each(c.shift)}"
 
 def diffusion_use(m:LatentDiffusion, scheduler:str)->list: # of markdown
