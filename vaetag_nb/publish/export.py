@@ -88,7 +88,7 @@ def beside_own(d, theirs, cut, paths)->dict|None: # `d`: dialect; `None`: its cl
     return dict(trained=t.trained, here=f'a white square of {t.native[0]} pixels ({how})', pictures=len(paths), max=x['max'], mean=x['mean'], tags_that_change=x['sides'])
 
 # %% ../../nbs/09_publish/40_export.ipynb #4f524201
-def all_checks(d, folder, paths, tolerance=None, half=False)->tuple: # checks as of `parity`; `beside_own`
+def all_checks(d, folder, paths, tolerance=None, half=False, whole=None)->tuple: # checks as of `parity`; `beside_own`; `whole`: on how many of the pictures the whole way from the file on must hold; `None`: all
     "Compare what lies in `folder` with the model, on pictures."
     run, t = run_onnx(folder/d.file), d.t
     x = torch.from_numpy(np.stack([d.prepare(p) for p in paths]))
@@ -96,8 +96,9 @@ def all_checks(d, folder, paths, tolerance=None, half=False)->tuple: # checks as
     checks = parity(arranged(d.graph), arranged(run), x.split(3), list(d.vocab), limits_of(half, tolerance))
     outputs = [np.concatenate(o) for o in zip(*(run(b) for b in x.split(8)))]
     theirs, cut = d.arranged(outputs)[2][:, d.real], d.columns(shipped(t.vocab, t.thresholds)[None])[0]
-    ours = t.own(paths) if d.faithful else t.seen(paths, *([d.side, 'bicubic'] if d.side else [t.native[0]]))
-    checks += same_pictures(d.columns(ours), theirs, cut, [n for n, r in zip(d.vocab, d.real) if r], paths, d.hint)
+    way = paths[:whole]
+    ours = t.own(way) if d.faithful else t.seen(way, *([d.side, 'bicubic'] if d.side else [t.native[0]]))
+    checks += same_pictures(d.columns(ours), theirs[:whole], cut, [n for n, r in zip(d.vocab, d.real) if r], way, d.hint)
     checks += [dict(check='rows', measured=d.rows_wrong(folder), limit=0, where=d.tags), *d.more_checks(folder, outputs, checks[0]['limit'])]
     made_up = x[:len(KINDS)]
     moved = float(np.abs(d.arranged(run(made_up.flip(d.red)))[2][:, d.real] - theirs[:len(made_up)]).max())
@@ -106,14 +107,14 @@ def all_checks(d, folder, paths, tolerance=None, half=False)->tuple: # checks as
     return checks, beside_own(d, theirs, cut, paths)
 
 # %% ../../nbs/09_publish/40_export.ipynb #9e4cbc3b
-def written(d, folder, paths, tolerance, half, said, versions)->tuple: # checks, `beside_own`
+def written(d, folder, paths, tolerance, half, said, versions, whole=None)->tuple: # checks, `beside_own`
     "Fill `folder` with one dialect and compare it."
     onnx_meta = dict(format=FORMAT, dialect=d.name, vocab_sha256=d.vocab.sha256, size=to_json(d.about()['size'], None), tags=to_json(list(d.vocab), None), created_by=f'vaetag_nb {vaetag_nb.__version__}')
     example = torch.from_numpy(np.stack([d.prepare(p) for p in paths[:2]]))
     proto = to_onnx(d.graph, dict(input=example), d.outputs, dict(input={0: 'batch'}), onnx_meta, half)
     with atomic_file(folder/d.file, 'wb') as f: f.write(proto.SerializeToString())
     d.write(folder, said.of(d.t.model.meta))
-    checks, beside = all_checks(d, folder, paths, tolerance, half)
+    checks, beside = all_checks(d, folder, paths, tolerance, half, whole)
     must_hold(checks)
     (folder/'README.md').write_text(export_card(d, checks, beside, said), encoding='utf-8')
     about = dict(opset=OPSET, ir=IR, bytes=(folder/d.file).stat().st_size, weights='fp16' if half else 'fp32')
@@ -147,7 +148,7 @@ def export_pixels(src,              # run or model folder
     d = DIALECTS[dialect](t, t.native[0] if native_size else size, pad)
     with atomic_dir(out, MANIFEST) as folder:
         paths = pictures_for(folder/'pictures', pictures, src=src)
-        checks, beside = written(d, folder, paths, tolerance, half, said, dict(torch=torch.__version__, onnx=onnx.__version__, onnxruntime=ort.__version__))
+        checks, beside = written(d, folder, paths, tolerance, half, said, dict(torch=torch.__version__, onnx=onnx.__version__, onnxruntime=ort.__version__), None if pictures else len(KINDS))
         for p in paths[:len(KINDS)]: p.unlink()
         (folder/'pictures').rmdir()
     return dict(out=str(out), dialect=dialect, tags=len(d.vocab), file=d.file, bytes=(Path(out)/d.file).stat().st_size, native=list(t.native), **d.about(), fixed_size=beside, checks=checks)
@@ -175,4 +176,4 @@ def check_pixels(src, folder, vae=None, pictures=None, tolerance=None)->list: # 
     if t.vocab.sha256 != said['source']['vocab_sha256']: raise VaetagError(f"{folder}: made of a model with other tags: their hash is {said['source']['vocab_sha256']}, the model's {t.vocab.sha256}")
     if list(t.native) != said['native']: raise VaetagError(f"{folder}: computes on {said['native']} pixels, the model on {list(t.native)}")
     d = DIALECTS[said['dialect']](t, said['size'][0])
-    with tempfile.TemporaryDirectory() as tmp: return all_checks(d, folder, pictures_for(tmp, pictures, src=src), tolerance, said['onnx']['weights'] == 'fp16')[0]
+    with tempfile.TemporaryDirectory() as tmp: return all_checks(d, folder, pictures_for(tmp, pictures, src=src), tolerance, said['onnx']['weights'] == 'fp16', None if pictures else len(KINDS))[0]
