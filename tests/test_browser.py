@@ -134,14 +134,14 @@ def move_tags(page, expect):
 def move_latents(page, expect):
     note, pics = page.locator('.vt-note').last, page.locator('img.widget-image:visible')
     expect(note).to_contain_text('1 of 24', timeout=60_000)
-    expect(pics).to_have_count(3)
+    expect(pics).to_have_count(5)     # channels, components, decoded, values, the editor's
     shots = [p.screenshot() for p in pics.all()]
     page.get_by_role('button', name='next').last.click()
     expect(note).to_contain_text('2 of 24', timeout=30_000)
     page.wait_for_timeout(500)
     assert all(p.screenshot() != s for p, s in zip(pics.all(), shots))
     table = page.locator('table').first.inner_text()
-    page.locator('.widget-dropdown select').last.select_option('raw space')
+    page.get_by_label('numbers in').select_option('raw space')
     expect(note).to_contain_text('raw space', timeout=30_000)
     assert page.locator('table').first.inner_text() != table
 

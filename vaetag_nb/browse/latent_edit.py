@@ -56,7 +56,7 @@ class LatentEditor:
         self.share = slider(W.FloatSlider, 'share of the other', 0., '320px', max=1, step=.05)
         self.how = W.Dropdown(description='make the region', options=EDITS, layout=W.Layout(width='290px'), **auto)
         self.strength = slider(W.FloatSlider, 'strength', 1., '290px', max=3, step=.1)
-        self.down, self.across = (slider(W.FloatRangeSlider, d, (.25, .75), '330px', max=1, step=.05, readout_format='.0%') for d in ('region from top to bottom', 'from left to right'))
+        self.down, self.across = (slider(W.FloatRangeSlider, d, (.25, .75), '420px', max=1, step=.05, readout_format='.0%') for d in ('region from top to bottom', 'from left to right'))
         self.where = W.Combobox(description='evidence for', placeholder='a tag', continuous_update=False, options=list(tagger.vocab.names) if tagger else [], layout=W.Layout(width='250px', display=None if tagger else 'none'), **auto)
         self.note, self.tags = W.HTML(), W.HTML()
         self.image = W.Image(format='png', layout=W.Layout(object_fit='contain', max_width='1080px', width='fit-content'))

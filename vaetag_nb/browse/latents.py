@@ -98,7 +98,7 @@ def histograms(raw, model)->bytes: # PNG
     for ax, z, name in zip(axes, (raw, model), ('raw', 'model space')):
         x = z.float().flatten(1).numpy()
         edges = np.linspace(x.min(), x.max() + 1e-6, 33)
-        for k, v in enumerate(x): ax.plot((edges[1:] + edges[:-1])/2, np.histogram(v, edges)[0], lw=.9, color=plt.cm.viridis(k/max(1, len(x) - 1)))
+        for k, v in enumerate(x): ax.plot((edges[1:] + edges[:-1])/2, np.histogram(v, edges)[0], lw=.9, color=plt.cm.tab10(k % 10))
         ax.set(title=f'{name}: {x.mean():.2f} ± {x.std():.2f}', yticks=[])
     return figure_png(fig)
 
