@@ -132,7 +132,7 @@ def move_tags(page, expect):
     expect(note).not_to_have_text(before, timeout=30_000)
 
 def move_latents(page, expect):
-    note, pics = page.locator('.vt-note').last, page.locator('img.widget-image:visible')
+    note, pics = page.locator('.vt-note').first, page.locator('img.widget-image:visible')
     expect(note).to_contain_text('1 of 24', timeout=60_000)
     expect(pics).to_have_count(5)     # channels, components, decoded, values, the editor's
     shots = [p.screenshot() for p in pics.all()]
