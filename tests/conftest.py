@@ -11,6 +11,12 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN: signal.signal(signal.SIGIN
 
 ROOT = Path(__file__).resolve().parents[1]
 
+@pytest.fixture(autouse=True, scope='session')
+def forks_stay_possible():
+    "A first backward pass before anything else: after torch.export the first one starts threads, and no fork of the process could train"
+    import torch
+    torch.ones(1, requires_grad=True).sum().backward()
+
 @pytest.fixture(autouse=True, scope='module')
 def remarks_again():
     "What a module's own fixtures silence is heard again in the next one"
