@@ -96,7 +96,7 @@ def checks_table(checks:list)->str:
     return '\n'.join(f"{c['check']:{width}}  {c['measured']:.2e}  {'within' if c['measured'] <= c['limit'] else 'ABOVE'} {c['limit']:g}  {c['where']}" for c in checks)
 
 # %% ../../nbs/11_verbs/70_publish.ipynb #9ab10002
-OF_CLIENT = {'timm': ['timm'], 'kohya': ['wd'], 'comfyui': ['wd'], 'imgutils-wd14': ['wd']} # what is exported for it where nothing is said
+OF_CLIENT = {'timm': ['timm'], 'kohya': ['cl'], 'comfyui': ['wd'], 'imgutils-wd14': ['wd']} # what is exported for it where nothing is said
 
 @verb('publish')
 @own_first
