@@ -173,6 +173,8 @@ def staged(c:Content,
     if not go: raise VaetagError(f'{c.folder}: holds nothing that could go out')
     for r in go: (to/r).parent.mkdir(parents=True, exist_ok=True); shutil.copyfile(c.folder/r, to/r)
     if (to/'model.json').is_file(): write_json(to/'model.json', without_paths(read_json(to/'model.json')) | dict(licence=licence))
+    vae = (c.about.get('codec') or {}).get('source') or 'embedded'
+    if vae != 'embedded' and not vae.startswith('hub:') and (LOCAL.fullmatch(vae) or not (c.folder/vae).is_dir()): say('the VAE stays here: who loads the model names it (--vae); --format model takes it along')
     card = to/'README.md'
     text = card.read_text(encoding='utf-8') if card.is_file() else f'# {c.folder.name}\n\nA model in the dialect {c.dialect}.\n' if c.dialect != 'aligner' else ''
     for p in sorted(paths_in(c.about), key=len, reverse=True): text = text.replace(p, re.split(r'[\\/]', p.rstrip('\\/'))[-1])
