@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'FILES', 'reconstruct', 'picture_figures', 'known_metrics', 'Recon', 'recon_of', 'lpips_or_reason',
-           'check_picture', 'SetRecon', 'summary', 'recon_batches', 'picked', 'ReconSettings', 'evaluate_recon',
-           'examples']
+           'check_picture', 'SetRecon', 'summary', 'recon_parts', 'recon_batches', 'picked', 'ReconSettings',
+           'evaluate_recon', 'examples']
 
 # %% ../nbs/08b_recon.ipynb #4c210b01
 import html
@@ -183,14 +183,19 @@ def summary(table:pd.DataFrame, want:tuple, why:dict, # {metric: reason} of what
     return r
 
 # %% ../nbs/08b_recon.ipynb #6f5e87bc
-def recon_batches(codec, paths, names, rule, batch_size, failed, part=(0, 1)): # `part`: see `decoded`; yields rows, originals, reconstructions, latents
+def recon_parts(codec, paths, names, rule, batch_size, failed, part=(0, 1)): # `part`: see `decoded`; yields rows, originals, reconstructions, latents
     "All readable pictures of a set through the VAE, pictures of one size together; `failed` takes {row: reason}."
+    for d, _ in decoded(paths, rule, None, None, batch_size, None, depth_for(codec), failed, part):
+        if not len(d.rows): continue
+        y, raw = reconstruct(codec, d.images, [names[i] for i in d.rows])
+        yield d.rows, d.images, y, raw
+
+def recon_batches(codec, paths, *how): # as `recon_parts`
+    "`recon_parts` with a progress bar."
     with track(desc='reconstruct', total=len(paths), unit='image') as bar:
-        for d, _ in decoded(paths, rule, None, None, batch_size, None, depth_for(codec), failed, part):
-            if not len(d.rows): continue
-            y, raw = reconstruct(codec, d.images, [names[i] for i in d.rows])
-            yield d.rows, d.images, y, raw
-            bar.update(len(d.rows))
+        for got in recon_parts(codec, paths, *how):
+            yield got
+            bar.update(len(got[0]))
 
 def picked(order, n)->list:
     "`n` of `order`, evenly spaced, both ends among them."

@@ -10,14 +10,14 @@ import html, math
 import ipywidgets as W, numpy as np, pandas as pd
 from fastcore.basics import patch
 from PIL import Image
-from .list import quietly, wall
+from .list import MeasureAll, quietly, wall
 from .tags import small_table
 from ..core.errors import VaetagError
 from ..core.progress import say
 from ..eval.images import Rule
 from ..latents.codec import Codec
 from ..pictures import data_uri, strip, to_png
-from ..recon import lpips_or_reason, picture_figures, recon_batches, recon_of
+from ..recon import lpips_or_reason, picture_figures, recon_of, recon_parts
 
 # %% ../../nbs/10_browse/20_recon.ipynb #abb33275
 class ReconBrowser:
@@ -27,23 +27,26 @@ class ReconBrowser:
                  rule=None,       # `Rule`: how they are read; default: own pixels, cut to whole cells of all VAEs
                  batch_size=8, side=220, # height of the pictures shown, pixels
                  lpips='alex',    # an `Lpips`, the name of its network, or `None`
-                 most=12):        # pictures in the gallery
+                 most=12,         # pictures in the gallery
+                 first=24):       # pictures measured at opening
         self.codecs = codecs if isinstance(codecs, dict) else {'reconstruction': codecs}
         self.paths, self.side = [*map(str, paths)], side
         self.rule = rule or Rule(fit='floor', multiple=math.lcm(*(c.multiple for c in self.codecs.values())))
         self.lpips, self.why = lpips_or_reason(lpips) if isinstance(lpips, str) else (lpips, None)
-        self.most, self.pairs = most, {}
-        self.figures = self.measure(batch_size)
-        auto, first = dict(style=dict(description_width='auto')), next(iter(self.codecs))
+        self.most, self.batch_size, self.pairs, self.failed, self.keep = most, batch_size, {}, {}, 768*len(self.codecs)
+        self.figures = {n: pd.DataFrame(columns=['mse', 'psnr', 'ssim', 'lpips'], dtype=float) for n in self.codecs}     # by position
+        self.begin(max(first, 1))
+        auto, start = dict(style=dict(description_width='auto')), next(iter(self.codecs))
         self.prev, self.next = (W.Button(description=d, icon=f'arrow-{i}', layout=W.Layout(width='110px')) for d, i in (('previous', 'left'), ('next', 'right')))
-        self.position = W.BoundedIntText(description='picture', min=1, max=len(self.figures[first]), value=1, layout=W.Layout(width='150px'), **auto)
+        self.position = W.BoundedIntText(description='picture', min=1, max=1, value=1, layout=W.Layout(width='150px'), **auto)
         self.by = W.Dropdown(description='worst first by', options=['psnr', 'ssim', *['lpips']*(self.lpips is not None), 'as given'], value='psnr', layout=W.Layout(width='220px'), **auto)
-        self.codec = W.Dropdown(description='of', options=list(self.codecs), value=first, layout=W.Layout(width='240px'), **auto)
+        self.codec = W.Dropdown(description='of', options=list(self.codecs), value=start, layout=W.Layout(width='240px'), **auto)
         self.gain = W.FloatSlider(description='difference x', min=1, max=32, step=1, value=4, continuous_update=False, layout=W.Layout(width='320px'), **auto)
         self.note, self.table, self.gallery = W.HTML(), W.HTML(), W.HTML()
         self.image = W.Image(format='png', layout=W.Layout(object_fit='contain', max_width='1080px'))
         row = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))
-        self.ui = W.VBox([row(self.prev, self.next, self.position, self.by, self.codec, self.gain), self.note, self.image, self.table, self.gallery], layout=W.Layout(max_width='1080px'))
+        self.all = MeasureAll(lambda: range(len(self.paths)), lambda: {*self.figures[start].index, *self.failed}, self.measure, self.sort, batch_size)
+        self.ui = W.VBox([row(self.prev, self.next, self.position, self.by, self.codec, self.gain), self.all.ui, self.note, self.image, self.table, self.gallery], layout=W.Layout(max_width='1080px'))
         for w in (self.position, self.gain): w.observe(self.update, 'value')
         for w in (self.by, self.codec): w.observe(self.sort, 'value')
         self.prev.on_click(lambda _: self.step(-1)); self.next.on_click(lambda _: self.step(1))
@@ -54,40 +57,63 @@ class ReconBrowser:
 
 # %% ../../nbs/10_browse/20_recon.ipynb #68efadd5
 @patch
-def measure(self:ReconBrowser, batch_size)->dict: # {codec: table of row, mse, psnr, ssim, lpips}
-    "The figures of every readable picture, and a small pair of it; the others are named."
-    out, failed = {}, {}
-    for name, c in self.codecs.items():
-        parts = []
-        for at, x, y, _ in recon_batches(c, self.paths, self.paths, self.rule, batch_size, failed):
-            f = picture_figures(x, y, self.lpips, ('psnr', 'ssim'))
-            parts.append(pd.DataFrame(dict(row=at, mse=f['mse'], psnr=f['psnr'], ssim=f['ssim'], lpips=f['lpips'])))
-            for i, a, b in zip(at, x, y): self.pairs[name, int(i)] = data_uri(strip([v.permute(1, 2, 0).numpy() for v in (a, b)], height=72, gap=2))
-        if not parts: raise VaetagError(f'none of {len(self.paths)} pictures can be read' + ''.join(f'; {self.paths[i]}: {r}' for i, r in list(failed.items())[:1]))
-        out[name] = pd.concat(parts).set_index('row').sort_index()
-    if failed: i, why = next(iter(failed.items())); say(f'{len(failed)} of {len(self.paths)} pictures left out; the first: {self.paths[i]}: {why}')
-    return out
+def begin(self:ReconBrowser, first:int):
+    "Measure the first pictures; where none of them can be read, the next ones."
+    for i in range(0, len(self.paths), first):
+        self.measure(range(i, min(i + first, len(self.paths))))
+        if len(next(iter(self.figures.values()))): break
+    else: raise VaetagError(f'none of {len(self.paths)} pictures can be read' + ''.join(f'; {self.paths[i]}: {r}' for i, r in list(self.failed.items())[:1]))
+    if self.failed: say(self.left_out())
 
 @patch
+def left_out(self:ReconBrowser)->str: i, why = next(iter(self.failed.items())); return f'{len(self.failed)} of {len(self.paths)} pictures left out; the first: {self.paths[i]}: {why}'
+
+@patch
+def measure(self:ReconBrowser, rows):
+    "The figures of the pictures at `rows` by every codec, and a small pair of each; what cannot be read goes to `failed`."
+    paths, lost = [self.paths[i] for i in rows], {}
+    for name, c in self.codecs.items():
+        parts = [self.figures[name]] if len(self.figures[name]) else []
+        for at, x, y, _ in recon_parts(c, paths, paths, self.rule, self.batch_size, lost):
+            f, at = picture_figures(x, y, self.lpips, ('psnr', 'ssim')), [rows[k] for k in at]
+            parts.append(pd.DataFrame({k: f[k] for k in ('mse', 'psnr', 'ssim', 'lpips')}, index=at))
+            for i, a, b in zip(at, x, y): self.pairs[name, i] = data_uri(strip([v.permute(1, 2, 0).numpy() for v in (a, b)], height=72, gap=2))
+        if parts: t = pd.concat(parts); self.figures[name] = t[~t.index.duplicated()].sort_index()
+    self.failed |= {rows[k]: why for k, why in lost.items()}
+    while len(self.pairs) > self.keep: del self.pairs[next(iter(self.pairs))]
+
+@patch
+def pair(self:ReconBrowser, i)->str: # HTML
+    "Picture `i` and its reconstruction by the chosen codec, small; made anew where it was forgotten."
+    key = self.codec.value, i
+    if key not in self.pairs: self.measure([i])
+    return f'<img src="{self.pairs[key]}" alt="original and reconstruction">' if key in self.pairs else f'<span role="alert">{html.escape(self.failed[i])}</span>'
+
+# %% ../../nbs/10_browse/20_recon.ipynb #20d79dba
+@patch
 def sort(self:ReconBrowser, _=None):
-    "Order the pictures as the controls say and go to the first."
-    t = self.figures[self.codec.value]
-    self.order = (t if self.by.value == 'as given' else t.sort_values(self.by.value, kind='stable', ascending=self.by.value != 'lpips')).index.to_numpy()
-    quietly(self.position, self.update, value=1)
-    form = '{:.2f} dB' if self.by.value in ('psnr', 'as given') else '{:.4f}'
-    k = 'psnr' if self.by.value == 'as given' else self.by.value
-    pairs = (f'<figure style="margin:0"><img src="{self.pairs[self.codec.value, int(i)]}" alt=""><figcaption style="font:12px system-ui,sans-serif">{n + 1}. {form.format(t.loc[i, k])}</figcaption></figure>' for n, i in enumerate(self.order[:self.most]))
-    head = 'the first' if self.by.value == 'as given' else f'the worst by {k}'
-    self.gallery.value = f'<b>{head}, original and reconstruction by {html.escape(self.codec.value)}</b>' + wall(pairs) + (f'<small>no LPIPS: {html.escape(self.why)}</small>' if self.why else '')
+    "Order the pictures as the controls say and go to the first: the measured ones by a figure, or all as given."
+    t, given = self.figures[self.codec.value], self.by.value == 'as given'
+    self.order = np.array([i for i in range(len(self.paths)) if i not in self.failed or i in t.index]) if given else t.sort_values(self.by.value, kind='stable', ascending=self.by.value != 'lpips').index.to_numpy()
+    quietly(self.position, self.update, value=1, max=len(self.order))
+    form, k = '{:.2f} dB' if self.by.value in ('psnr', 'as given') else '{:.4f}', 'psnr' if given else self.by.value
+    shown = [(i, self.pair(i)) for i in self.order[:self.most].tolist()]
+    t = self.figures[self.codec.value]                                  # what is shown is measured now
+    pairs = (f'<figure style="margin:0">{p}<figcaption style="font:12px system-ui,sans-serif">{n + 1}. {form.format(t.loc[i, k]) if i in t.index else ""}</figcaption></figure>' for n, (i, p) in enumerate(shown))
+    over = f'all {len(t)} pictures' if len(t) == len(self.paths) else f'{len(t)} measured pictures of {len(self.paths)}'
+    head = 'the first' if given else f'the worst by {k} of {over}'
+    said = ([f'no LPIPS: {self.why}'] if self.why else []) + ([self.left_out()] if self.failed else [])
+    self.gallery.value = f'<b>{head}, original and reconstruction by {html.escape(self.codec.value)}</b>' + wall(pairs) + ''.join(f'<small>{html.escape(s)}</small><br>' for s in said)
     self.update()
 
 @patch
 def views(self:ReconBrowser, i:int)->list: # a `Recon` for each codec
-    "Picture `i` through every codec."
+    "Picture `i` through every codec; it is measured if it was not."
+    if i not in self.figures[self.codec.value].index: self.measure([i])
     out = []
     for name, c in self.codecs.items():
         failed = {}
-        got = [*recon_batches(c, [self.paths[i]], [self.paths[i]], self.rule, 1, failed)]
+        got = [*recon_parts(c, [self.paths[i]], [self.paths[i]], self.rule, 1, failed)]
         if not got: raise VaetagError(f'{self.paths[i]}: {failed.get(0, "cannot be read")}')
         _, x, y, raw = got[0]
         out.append(recon_of(name, x[0], y[0], raw[0], self.figures[name].loc[i].to_dict(), {}))
@@ -106,6 +132,7 @@ def update(self:ReconBrowser, _=None):
     self.image.value = to_png(sheet)
     name = html.escape(self.paths[i].rsplit('/', 1)[-1])
     self.note.value = f'<span class="vt-note"><b>{name}</b> &middot; {self.position.value} of {len(self.order)} &middot; difference x{self.gain.value:g}</span>'
+    self.all.tell()
     mean = {n: t.replace([np.inf], np.nan).mean() for n, t in self.figures.items()}
     self.table.value = small_table(pd.DataFrame([dict(codec=n, **{k: self.figures[n].loc[i, k] for k in ('psnr', 'ssim', *['lpips']*(self.lpips is not None))}, mse_x1000=1000*self.figures[n].loc[i, 'mse'],
                                                       mean_psnr=mean[n]['psnr'], mean_ssim=mean[n]['ssim'], **(dict(mean_lpips=mean[n]['lpips']) if self.lpips is not None else {})) for n in self.codecs]))
