@@ -176,6 +176,13 @@ def move_translation(page, expect):
     expect(note).to_contain_text('B to A', timeout=30_000)
     page.wait_for_timeout(500)
     assert pics.last.screenshot() != before[1]
+    page.get_by_role('tab', name='many pictures').click()
+    expect(page.locator('.vt-sheet')).to_have_count(1, timeout=60_000)
+    page.get_by_label('order').last.select_option('worst first')
+    said = page.locator('.vt-said:visible')
+    expect(said).to_contain_text('worst first by PSNR', timeout=30_000)
+    expect(said).to_contain_text('4 of 4 pictures measured')
+    assert page.locator('.vt-sheet').bounding_box()['width'] < 1100 and page.locator('.vt-sheet img').count() == 12
 
 def move_scored(page, expect):
     "The threshold of a tag makes other hits, `as fitted` brings them back; a filter leaves fewer pictures, another tag others."

@@ -36,7 +36,7 @@ class GenerationBrowser:
         self.steps = W.IntSlider(description='steps', min=1, max=100, value=min(100, m.sampling.steps), continuous_update=False, layout=W.Layout(width='260px'), **auto)
         self.seed = W.BoundedIntText(description='seed', min=0, max=2**31 - 1, value=0, layout=W.Layout(width='160px'), **auto)
         self.low, self.high = (W.BoundedFloatText(description=d, min=0, max=1, step=.05, value=v, layout=W.Layout(width='170px'), tooltip='part of the time in which guidance acts, 1 is pure noise', **auto) for d, v in zip(('acts from', 'to'), m.sampling.interval))
-        self.note, self.image = W.HTML(), W.Image(format='png', layout=W.Layout(object_fit='contain', max_width='1080px'))
+        self.note, self.image = W.HTML(), W.Image(format='png', layout=W.Layout(object_fit='contain', max_width='1080px', width='fit-content'))
         row = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))
         self.controls = self.user, self.guidance, self.steps, self.seed, self.low, self.high
         one = W.VBox([row(self.user, self.guidance, self.steps), row(self.seed, self.low, self.high), self.note, self.image])

@@ -42,7 +42,7 @@ class TranslationBrowser:
         self.before, self.after = (W.Dropdown(description=n, options=o, value=o[0], layout=W.Layout(width='170px'), **auto) for n, o in (('before', BEFORE), ('after', AFTER)))
         self.edge = W.IntSlider(description='edge', min=0, max=100, value=50, layout=W.Layout(width='300px'), tooltip='share of the picture that is shown as before', **auto)
         self.note, self.table = W.HTML(), W.HTML()
-        self.image, self.row = (W.Image(format='png', layout=W.Layout(object_fit='contain', max_width='1080px')) for _ in range(2))
+        self.image, self.row = (W.Image(format='png', layout=W.Layout(object_fit='contain', max_width='1080px', width='fit-content')) for _ in range(2))
         row = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))
         one = W.VBox([row(self.prev, self.next, self.position), row(self.before, self.after, self.edge), self.note, self.image, self.row, self.table])
         self.tabs = W.Tab([one, W.VBox()], titles=['one picture', 'many pictures'])
