@@ -18,7 +18,14 @@ TAGGERS = dict(toy='dashboards.Predictions(tagger, table)', scored='dashboards.t
 
 BROWSERS = {'tags': 'dashboards.tags(table, most=4)', 'latents': "dashboards.latents('store', codec, side=96)",
             'reconstructions': "dashboards.reconstructions({'a': codec, 'b': codec}, table.paths[:4], side=96)",
-            'translation': "dashboards.translation(Translator(CycleGan(*nets, space='model', codec=codec.spec()), codec, 'cpu'), table.paths[:4])"}
+            'translation': "dashboards.translation(Translator(CycleGan(*nets, space='model', codec=codec.spec()), codec, 'cpu'), table.paths[:4])",
+            'generation': '''from vaetag_nb.data.users import UserMap
+from vaetag_nb.models.diffusion_folder import LatentDiffusion
+from vaetag_nb.models.latent_diffusion import UNetSettings
+from vaetag_nb.models.noise import NoiseSchedule
+from vaetag_nb.models.sampling import Sampling
+net = UNetSettings(block_out_channels=(32, 32), layers_per_block=1, attention=(2,), head_dim=8).make(codec.channels, 64//codec.factor, 3).eval()
+dashboards.generation(LatentDiffusion(net, codec, UserMap((1, 2, 9)), NoiseSchedule(), Sampling(steps=2), 64, data=dict(source='simulated')), n=2)'''}
 ON_BROWSER = '''import sys; sys.path.insert(0, {tests!r})
 from toy_tagger import toy_tagger
 from vaetag_nb import dashboards
@@ -184,6 +191,19 @@ def move_translation(page, expect):
     expect(said).to_contain_text('4 of 4 pictures measured')
     assert page.locator('.vt-sheet').bounding_box()['width'] < 1100 and page.locator('.vt-sheet img').count() == 12
 
+def move_generation(page, expect):
+    "The sheet is drawn when it is asked for, and fits the page."
+    expect(page.locator('.vt-note').last).to_contain_text('user 1', timeout=60_000)
+    page.get_by_role('tab', name='users by guidance').click()
+    said = page.locator('.vt-said:visible')
+    expect(said).to_contain_text('0 of 12 cells drawn', timeout=30_000)
+    page.get_by_label('guidance').last.fill('1, 4'); page.get_by_label('guidance').last.press('Tab')
+    expect(said).to_contain_text('0 of 6 cells drawn, 18 pictures', timeout=30_000)
+    page.get_by_role('button', name='draw the sheet').press('Enter')
+    expect(said).to_contain_text('6 of 6 cells drawn', timeout=120_000)
+    expect(page.locator('.vt-sheet img')).to_have_count(6)
+    assert page.locator('.vt-sheet').bounding_box()['width'] < 1100
+
 def move_scored(page, expect):
     "The threshold of a tag makes other hits, `as fitted` brings them back; a filter leaves fewer pictures, another tag others."
     note, sheet, slider = page.locator('.vt-note').last, page.locator('figure img'), page.locator('.widget-slider .noUi-handle:visible').first
@@ -234,7 +254,7 @@ def move_monitor(page, expect):
     page.wait_for_timeout(1500)
     assert picture.screenshot() != before
 
-MOVES = dict(monitor=(move_monitor,), toy=(move_dashboard, move_evidence), scored=(move_scored, move_corrections), tags=(move_tags,), latents=(move_latents,), reconstructions=(move_reconstructions,), translation=(move_translation,))
+MOVES = dict(monitor=(move_monitor,), toy=(move_dashboard, move_evidence), scored=(move_scored, move_corrections), tags=(move_tags,), latents=(move_latents,), reconstructions=(move_reconstructions,), translation=(move_translation,), generation=(move_generation,))
 # the fourth tutorial trains for ten minutes on data outside the project; its dashboard is opened above
 TUTORIALS = ['nbs/tutorials/01_quickstart.ipynb', 'nbs/tutorials/02_latent_tagger.ipynb', 'nbs/tutorials/03_timm_tagger.ipynb']
 
