@@ -380,13 +380,13 @@ def reconstructions(codec, # `Codec`, folder or file of a VAE, `embedded`; or `{
 def translation(model,  # `Translator`, or a model or run folder
                 images, # pictures, folder or store of latents; or {'a': ..., 'b': ...}: each direction its own
                 **options)->TranslationBrowser: # of `browse.translation.TranslationBrowser`
-    "Leaf through pictures and their translations: before and after under one slider, both directions, and the way back."
+    "Leaf through pictures and their translations: before and after under one slider, both directions, and the way back; many on one sheet, worst first."
     return TranslationBrowser(model, images, **options)
 
 def generation(model,    # `Generator`, or a model or run folder of a latent diffusion model
                ref=None, # folder of the real users
                **options)->GenerationBrowser: # of `browse.generation.GenerationBrowser`
-    "Draw users with sliders for guidance, steps and seed, each picture beside the nearest real one."
+    "Draw users with sliders for guidance, steps and seed, each picture beside the nearest real one; and users by guidance on one sheet."
     return GenerationBrowser(model, ref, **options)
 
 def aligner(tagger,    # `AlignedTagger`, or an aligner's run or folder
