@@ -7,7 +7,6 @@ __all__ = ['ALL', 'TaggerFeatures', 'IdentityFeatures', 'Side', 'side', 'one_siz
            'Generation', 'evaluate_generation']
 
 # %% ../nbs/08m_generation.ipynb #6e000003
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd, torch

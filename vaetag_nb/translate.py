@@ -20,7 +20,6 @@ from .data.images import ImageError, to_float, to_uint8
 from .eval.images import Rule
 from .latent_sources import Latents, latent_source, must_be
 from .latents.codec import Codec, must_be_finite
-from .latents.convention import Convention
 from .latents.encode import decoded, depth_for
 from .models.cyclegan_folder import CycleGan, is_cyclegan, load_cyclegan
 from .pictures import data_uri, thumbnail

@@ -16,7 +16,6 @@ import numpy as np, torch
 from PIL import Image, ImageDraw, ImageFont
 import vaetag_nb.generation   # adds tagger: to the extractors
 from .core.errors import UsageError, VaetagError
-from .core.io import hash_file
 from .data.files import read_text
 from .eval.features import extractor, kind_of, metric_name, reportable
 from .eval.images import psnr, ssim

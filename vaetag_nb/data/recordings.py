@@ -10,7 +10,7 @@ import math, re
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from ..core.errors import UsageError, VaetagError, one_of
+from ..core.errors import UsageError, one_of
 from .echo import Recording
 from .radar_set import set_in
 from .readers import USER

@@ -18,7 +18,6 @@ from ..data.images import list_images
 from .features import extractor, features_of, metric_name
 from .frechet import FeatureStats, between, factor, frechet_distance
 from .resample import draws, interval
-from .texture import texture_ratio, texture_statistics
 from .weights import Unavailable
 
 # %% ../../nbs/07_eval/15_distribution.ipynb #d15a0006

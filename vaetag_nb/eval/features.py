@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np, torch
 from PIL import Image
 from ..core.errors import UsageError, VaetagError, nearest
-from ..core.io import cache_folder, hash_file, hash_json, load_tensors, open_tensors, save_tensors
+from ..core.io import cache_folder, hash_file, hash_json, open_tensors, save_tensors
 from ..core.progress import say, track
 from ..core.rng import seeded
-from ..data.images import pixels, resize, ImageError
+from ..data.images import pixels, resize
 from .frechet import Inception
 from .images import Rule, load_images, trunk_tensors
 from .similarity import ClipVision

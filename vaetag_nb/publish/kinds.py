@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'FORMATS', 'vae_in', 'kind_for', 'check_formats', 'check_pla
 
 # %% ../../nbs/09_publish/08_kinds.ipynb #b486802d
 from pathlib import Path
-from ..core.errors import UsageError, VaetagError, nearest
+from ..core.errors import UsageError, nearest
 from ..core.io import read_json
 from ..latents.loading import FAMILIES
 from ..latents.weights import find_config

@@ -11,7 +11,7 @@ __all__ = ['JSONS', 'WEIGHTS', 'ALIGNERS', 'MODELS', 'RULE', 'KINDS', 'mark_of',
 
 # %% ../../nbs/09_publish/52_list.ipynb #94b10914
 import json, math, re, struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 import torch

@@ -26,7 +26,7 @@ from ..models.identity import Identity, identity_net, load_identity, save_identi
 from ..models.noise import NoiseSchedule
 from .checkpoint import RunFolder
 from .engine import Trainer
-from .identity_data import has_axis, held, hold_out, judge_baselines, looked_at, made_by_models, rolled, sides_held, strangers_of, without
+from .identity_data import has_axis, hold_out, judge_baselines, looked_at, made_by_models, rolled, sides_held, strangers_of, without
 from .memory import Costs
 from .optim import cosine
 from .plan import Chunks

@@ -14,12 +14,11 @@ import numpy as np, torch
 from torch import nn
 from fastcore.basics import patch
 from ..core.errors import UsageError, VaetagError
-from ..core.io import load_tensors, read_json, write_json
+from ..core.io import read_json, write_json
 from ..core.progress import say
 from ..data.images import to_float
 from ..latents.codec import draw_posterior
 from ..latents.convention import Convention
-from ..latents.weights import STEM
 from ..models.diffusion_folder import LatentDiffusion, load_diffusion, model_json, save_diffusion
 from .checkpoint import RunFolder
 from .diffusion_settings import DiffusionConfig, NoiseSettings, vae_config
