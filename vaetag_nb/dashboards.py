@@ -18,12 +18,13 @@ from PIL import Image
 from .browse.aligner import AlignerBrowser
 from .browse.generation import GenerationBrowser
 from .browse.latents import LatentBrowser
+from .browse.list import alert, quietly
 from .browse.monitor import Monitor
 from .browse.quality import QualityBrowser
 from .browse.recon import ReconBrowser
 from .browse.scored import ScoredBrowser
 from .browse.scores import TagScores
-from .browse.tags import TagBrowser, quietly
+from .browse.tags import TagBrowser
 from .browse.translation import TranslationBrowser
 from .core.errors import UsageError, VaetagError, nearest
 from .core.progress import say
@@ -239,7 +240,7 @@ def update(self:Predictions, _=None):
         return
     p, truth, s = self.scored.pictures[i], self.scored.row_truth(i), self.scored.by.row(i)
     try: v = self.views(i)
-    except VaetagError as e: self.note.value = f'<span class="vt-note" role="alert">{html.escape(str(e))}</span>'; return
+    except VaetagError as e: self.note.value = alert(e); return
     self.image.value, self.recon.value, self.sheet.value = v['image'], v['recon'], v['sheet']
     self.show_evidence(v)
     k = worth_showing(s, t, truth, least=10, most=self.most)

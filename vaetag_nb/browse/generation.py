@@ -11,6 +11,7 @@ from pathlib import Path
 import ipywidgets as W, numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image
+from .list import alert, sheet_row
 from ..core.errors import UsageError, VaetagError
 from ..data.users import read_users
 from ..generate import Generator, load_generator, wanted_users
@@ -83,7 +84,7 @@ def pictures(self:GenerationBrowser)->np.ndarray: # uint8 (n, C, H, W)
 def update(self:GenerationBrowser, _=None):
     "Draw what the controls say; what cannot be is said instead."
     try: x = self.pictures()
-    except VaetagError as e: self.note.value = f'<span class="vt-note" role="alert">{html.escape(str(e))}</span>'; return
+    except VaetagError as e: self.note.value = alert(e); return
     rows = [strip([as_image(a) for a in x], ['generated']*len(x), self.side)]
     if self.ref is not None:
         real, cells = self.ref
@@ -163,7 +164,7 @@ def cell(self:UserSheet, user, guidance, steps, seed, n)->tuple: # uint8 (n, C, 
 def tell(self:UserSheet, _=None, problem=''):
     "Say what is drawn and what is not; the sheet that stands there stays."
     try: asked = [c for r in self.cells() for c in r]
-    except VaetagError as e: self.note.value, self.draw.disabled = f'<span class="vt-said" role="alert">{html.escape(str(e))}</span>', True; return
+    except VaetagError as e: self.note.value, self.draw.disabled = alert(e, 'vt-said'), True; return
     new = sum(c not in self.made for c in asked)
     self.progress.max, self.progress.value, self.draw.disabled = len(asked), len(asked) - new, False
     said = [f'trained on {html.escape(self.g.m.data.get("source", "unknown"))} data', f'{len(asked) - new} of {len(asked)} cells drawn' + (f', {new*self.n.value} pictures to draw' if new else ''), 'picture k of every cell from the same noise']
@@ -194,8 +195,7 @@ def sheet_html(self:UserSheet, rows)->str:
         x, right = self.made[c]
         said = '' if self.judge is None else 'unknown to the judge' if right is None else share(right, n)
         return f'<img src="{data_uri(strip([as_image(a) for a in x], (), side, 2), None)}" alt="user {html.escape(c[0])}, guidance {c[1]:g}"><br>{said}'
-    line = lambda title, cells, tag='td': f'<tr><th scope="row" style="text-align:left;padding-right:8px">{title}</th>' + ''.join(f'<{tag} style="padding:2px 4px;text-align:center">{c}</{tag}>' for c in cells) + '</tr>'
     known = [r for r in rows if self.made[r[0]][1] is not None]
-    total = line('all', (f'<b>{share(sum(self.made[c][1] for c in column), n*len(column))}</b>' for column in zip(*known))) if known else ''
-    return ('<table class="vt-sheet" style="font:12px system-ui,sans-serif;border-collapse:collapse">' + line('', (f'guidance {c[1]:g}' for c in rows[0]), 'th')
-            + ''.join(line(f'user {html.escape(r[0][0])}', map(one, r)) for r in rows) + total + '</table>')
+    total = sheet_row('all', (f'<b>{share(sum(self.made[c][1] for c in column), n*len(column))}</b>' for column in zip(*known))) if known else ''
+    return ('<table class="vt-sheet" style="font:12px system-ui,sans-serif;border-collapse:collapse">' + sheet_row('', (f'guidance {c[1]:g}' for c in rows[0]), 'th')
+            + ''.join(sheet_row(f'user {html.escape(r[0][0])}', map(one, r)) for r in rows) + total + '</table>')

@@ -9,6 +9,7 @@ __all__ = ['EDITS', 'region_of', 'edited', 'LatentEditor']
 import html
 import ipywidgets as W, numpy as np, pandas as pd, torch
 from fastcore.basics import patch
+from .list import alert
 from .tags import small_table
 from ..core.errors import VaetagError
 from ..core.rng import np_rng
@@ -93,7 +94,7 @@ def changed(self:LatentEditor)->torch.Tensor: # (C, h, w)
 def update(self:LatentEditor, _=None):
     "Decode the changed latent, and score it."
     try: z = self.changed()
-    except VaetagError as e: self.note.value = f'<span class="vt-note" role="alert">{html.escape(str(e))}</span>'; return
+    except VaetagError as e: self.note.value = alert(e); return
     with torch.inference_mode(): after = self.codec.decode(z[None])[0].cpu()
     a, b = to_image(self.before), to_image(after)
     shown, said = dict(decoded=a, changed=b, difference=difference(a, b)), []

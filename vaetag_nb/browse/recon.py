@@ -10,7 +10,7 @@ import html, math
 import ipywidgets as W, numpy as np, pandas as pd
 from fastcore.basics import patch
 from PIL import Image
-from .list import MeasureAll, quietly, wall
+from .list import MeasureAll, alert, quietly, wall
 from .tags import small_table
 from ..core.errors import VaetagError
 from ..core.progress import say
@@ -125,7 +125,7 @@ def update(self:ReconBrowser, _=None):
     "Show the chosen picture as every codec gives it back."
     i = int(self.order[self.position.value - 1])
     try: made = self.views(i)
-    except VaetagError as e: self.note.value = f'<span class="vt-note" role="alert">{html.escape(str(e))}</span>'; return
+    except VaetagError as e: self.note.value = alert(e); return
     rows = [r.picture(self.side, self.gain.value) for r in made]
     sheet = Image.new('RGB', (max(r.width for r in rows), sum(r.height for r in rows)), 'white')
     for r, y in zip(rows, np.cumsum([0, *(r.height for r in rows)])): sheet.paste(r, (0, int(y)))

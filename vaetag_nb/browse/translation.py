@@ -10,7 +10,7 @@ import html
 import ipywidgets as W, numpy as np, pandas as pd
 from fastcore.basics import patch
 from PIL import Image, ImageDraw
-from .list import MeasureAll, quietly
+from .list import MeasureAll, alert, quietly, sheet_row
 from .tags import small_table
 from ..core.errors import VaetagError
 from ..core.progress import say
@@ -116,7 +116,7 @@ def update(self:TranslationBrowser, _=None):
     d = self.direction.value
     i = self.rows[d][self.position.value - 1]
     try: shown, figures = self.views(d, i)
-    except VaetagError as e: self.note.value = f'<span class="vt-note" role="alert">{html.escape(str(e))}</span>'; return
+    except VaetagError as e: self.note.value = alert(e); return
     self.image.value = to_png(split(shown[self.before.value], shown[self.after.value], self.edge.value/100, self.side))
     self.row.value = to_png(strip([x.permute(1, 2, 0).numpy() for x in shown.values()], [*shown], self.side//3))
     name = html.escape(self.sources[d].names[i].rsplit('/', 1)[-1])
@@ -181,12 +181,11 @@ def block(self:CycleGallery, rows)->str: # HTML
     "Some pictures side by side, a row for each step of the way and for each figure."
     d, src = self.way, self.b.sources[self.way]
     names = [html.escape(src.names[i].rsplit('/', 1)[-1]) for i in rows]
-    line = lambda title, cells: f'<tr><th scope="row" style="text-align:left;padding-right:6px;font-weight:600">{title}</th>' + ''.join(f'<td style="padding:1px 3px;text-align:center">{c}</td>' for c in cells) + '</tr>'
     image = lambda r, i, n: f'<img src="{self.cells[d, i][r]}" alt="{n}: {SHEET[r]}">' if (d, i) in self.cells else html.escape(src.failed.get(i, '')) if not r else ''
     figure = lambda k, i: CYCLE_FIGURES[k][1].format(self.figures[d][i][k]) if i in self.figures[d] else ''
-    head = line('', (f'<div title="{n}" style="max-width:{self.thumb}px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap">{n}</div>' for n in names))
-    return ('<table class="vt-sheet" style="font:12px system-ui,sans-serif;border-collapse:collapse;margin-bottom:10px">' + head + ''.join(line(s, (image(r, i, n) for i, n in zip(rows, names))) for r, s in enumerate(SHEET))
-            + ''.join(line(CYCLE_FIGURES[k][0], (figure(k, i) for i in rows)) for k in self.names) + '</table>')
+    head = sheet_row('', (f'<div title="{n}" style="max-width:{self.thumb}px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap">{n}</div>' for n in names))
+    return ('<table class="vt-sheet" style="font:12px system-ui,sans-serif;border-collapse:collapse;margin-bottom:10px">' + head + ''.join(sheet_row(s, (image(r, i, n) for i, n in zip(rows, names))) for r, s in enumerate(SHEET))
+            + ''.join(sheet_row(CYCLE_FIGURES[k][0], (figure(k, i) for i in rows)) for k in self.names) + '</table>')
 
 @patch
 def update(self:CycleGallery, _=None):
@@ -194,7 +193,7 @@ def update(self:CycleGallery, _=None):
     d, at = self.way, (self.page.value - 1)*self.most
     src, some, f = self.b.sources[d], self.rows[at:at + self.most], self.figures[d]
     try: self.measure([i for i in some if (d, i) not in self.cells and i not in src.failed])
-    except VaetagError as e: self.note.value, self.sheet.value = f'<span class="vt-said" role="alert">{html.escape(str(e))}</span>', ''; return
+    except VaetagError as e: self.note.value, self.sheet.value = alert(e, 'vt-said'), ''; return
     self.sheet.value = ''.join(self.block(some[i:i + self.columns]) for i in range(0, len(some), self.columns))
     k, known = self.by.value, [v for v in (x[self.by.value] for x in f.values()) if np.isfinite(v)]
     said = [f'<b>{self.order.value}</b>' + (f' by {CYCLE_FIGURES[k][0]}' if self.order.value != 'in order' else ''), f'{html.escape(self.b.direction.label)} and back', f'page {self.page.value} of {self.page.max}', f'{len(f)} of {len(self.b.rows[d])} pictures measured']
