@@ -39,7 +39,8 @@ def repos_of(repo:str,      # owner/name, or as many names as dialects, with com
     if len(names) == 1: names += [f'{names[0]}-{f}' for f in formats[1:]]
     for i, n in enumerate(names):
         check_repo(n)
-        if n in names[:i]: same_place(formats[names.index(n)], formats[i], f'--repo {repo}')
+        for j in range(i):
+            if names[j] == n: same_place(formats[j], formats[i], f'--repo {repo}')
     return list(zip(names, formats or [None]))
 
 # %% ../../nbs/09_publish/50_hub.ipynb #8accb923
@@ -118,9 +119,10 @@ def there(api, repo, name, revision)->tuple: # dialect or `None`, names of files
         with tempfile.TemporaryDirectory() as d: said = read_json(api.hf_hub_download(repo, start + MANIFEST, revision=revision, local_dir=d))
         if isinstance(said, dict) and isinstance(said.get('dialect'), str): return said['dialect'], files
     known = [('timm', 'preprocess.json'), ('aligner', 'model_with_fc.onnx'), ('wd', 'selected_tags.csv')]
-    return (next((k for k, f in known if f in files), None) if SHARED in files else None), files
+    return next((k for k, f in known if f in files and SHARED in files), 'model' if 'model.json' in files else None), files
 
-STALE = {SHARED, 'model_optimized.onnx', 'inv.npz', 'config.json', 'model.safetensors', 'preprocess.json', 'categories.json', 'thresholds.csv', 'optimal_thresholds.json', 'evaluation.json', 'metrics.json'}
+STALE = {SHARED, MANIFEST, 'model.json', 'model_with_fc.onnx', 'model_optimized.onnx', 'tag_mapping.json', 'inv.npz', 'config.json', 'model.safetensors', 'preprocess.json', 'categories.json',
+         'thresholds.csv', 'optimal_thresholds.json', 'evaluation.json', 'metrics.json'}
 
 def send(api, folder, dialect, repo, name, revision, private)->str: # address of the commit
     "Bring a repository to hold a folder, in one commit."

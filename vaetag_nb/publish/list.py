@@ -243,6 +243,7 @@ def list_models(folder, write=False, dry_run=False)->dict: # `text`: the tables;
 # %% ../../nbs/09_publish/52_list.ipynb #29f4b53a
 def repo_entries(api, repo, revision, files:list, said:list)->list: # `Entry`s
     "The models of a repository, itself among them."
+    from huggingface_hub.errors import SafetensorsParsingError
     places = {}
     for f in files: places.setdefault(f.rpartition('/')[0], []).append(f.rpartition('/')[2])
     marked = {d for d, names in places.items() if mark_of(names)}
@@ -253,8 +254,10 @@ def repo_entries(api, repo, revision, files:list, said:list)->list: # `Entry`s
     for r in roots:
         at, names = f'{r}/' if r else '', places[r]
         got = {j: mapping(Path(api.hf_hub_download(repo, at + j, revision=revision)).read_bytes().decode('utf-8-sig', 'replace'), f'{repo}/{at}{j}', said) for j in JSONS if j in names}
-        try: count = parameters_of({k: t.shape for k, t in api.parse_safetensors_file_metadata(repo, f'{at}model.safetensors', revision=revision).tensors.items()}) if 'model.safetensors' in names else None
-        except Exception as e: count = said.append(f"{repo}/{at}model.safetensors: its head cannot be read ({' '.join(str(e).split())[:100]}); its cells are N/A")
+        count = None
+        try:
+            if 'model.safetensors' in names: count = parameters_of({k: t.shape for k, t in api.parse_safetensors_file_metadata(repo, f'{at}model.safetensors', revision=revision).tensors.items()})
+        except SafetensorsParsingError as e: said.append(f"{repo}/{at}model.safetensors: its head cannot be read ({' '.join(str(e).split())[:100]}); its cells are N/A")
         out.append(Entry(r or repo.split('/')[1], got, dates.get(when[r]), count, tuple(names), macs_of(got.get('model.json', {}), said)))
     return out
 

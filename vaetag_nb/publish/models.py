@@ -24,7 +24,7 @@ from .export import sample_pictures
 from ..networks import model_folder
 from .folder import FORMAT, MANIFEST
 from .kinds import KINDS, check_place, kind_for, vae_in
-from .licence import Said
+from .licence import Said, relicensed
 from .onnx import must_hold
 from .outgoing import check_discreet, recarded, telling, without_paths
 from ..translate import Translator
@@ -82,7 +82,7 @@ def fill_model(d, kind:str, src, said:Said, vae=None, head=None):
         if source := (meta.get('codec') or {}).get('source'): card = card.replace(source, 'vae') if source not in ('vae', 'embedded') else card
         meta = fill_parts(d, kind, folder, meta, codec)
     card = retold(card, said, meta, KINDS[kind])
-    write_json(d/'model.json', without_paths(meta) | ({} if said.licence is None else dict(licence=said.licence)) | ({} if said.reason is None else dict(licence_reason=said.reason)))
+    write_json(d/'model.json', relicensed(without_paths(meta), said.licence, said.reason))
     (d/'README.md').write_text(card, encoding='utf-8')
 
 # %% ../../nbs/09_publish/42_models.ipynb #c8f720f6

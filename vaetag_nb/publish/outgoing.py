@@ -21,7 +21,7 @@ from ..models.folder import FORMAT, best_of
 from ..models.foreign import csv_vocab, checked_manifest, layout_of, weights_in
 from .folder import MANIFEST
 from .kinds import vae_in
-from .licence import Said, licence_header, licence_lines, licence_of
+from .licence import Said, licence_header, licence_lines, licence_of, relicensed
 
 # %% ../../nbs/09_publish/48_outgoing.ipynb #7b4ab272
 SHARED = 'model.onnx'                    # two dialects that have it cannot lie in one place
@@ -82,13 +82,13 @@ def outgoing(folder)->tuple: # paths in the folder that go, paths that stay
     return go, stay
 
 # %% ../../nbs/09_publish/48_outgoing.ipynb #d63f1f5a
-LOCAL = re.compile(r'(?:~[\w-]*|\.{2}|[A-Za-z]:)[\\/].*|(?:/[\w.@ +-]+){2,}/?')
+LOCAL = re.compile(r'(?:~[\w-]*|\.{1,2}|[A-Za-z]:)[\\/].*|(?:/[^/\\\n]+){2,}/?|\\\\[^\\\n]+\\.*|file:.*')
 
 def without_paths(x, key=''):
     "JSON without paths of this machine: of a `source` nothing is left, of others the last part."
     if isinstance(x, dict): return {k: without_paths(v, k) for k, v in x.items()}
     if isinstance(x, list): return [without_paths(v, key) for v in x]
-    if not isinstance(x, str) or not LOCAL.fullmatch(x): return x
+    if not isinstance(x, str) or not (LOCAL.fullmatch(x) or key == 'source' and x.startswith('/')): return x
     return None if key == 'source' else re.split(r'[\\/]', x.rstrip('\\/'))[-1]
 
 def paths_in(x)->set:
@@ -146,7 +146,7 @@ def recarded(card:str,       # markdown, perhaps with front matter
     head = {k: v for k, v in (head or {}).items() if k not in ('license', 'license_name')} | licence_header(licence)
     body = re.sub(r'\n+## Licence\n.*?(?=\n## |\Z)', '\n', card[m.end():] if m else card, flags=re.S).rstrip('\n')
     if title: body = re.sub(r'^# .*$', lambda _: f'# {title}', body, count=1, flags=re.M) if re.search(r'^# ', body, re.M) else f'# {title}\n\n{body}'
-    if notes: body = re.sub(r'^# .*$', lambda m: '\n'.join([m[0], *notes]), body, count=1, flags=re.M) if re.search(r'^# ', body, re.M) else '\n'.join([*notes, '', body])
+    if notes and notes[-1] not in body: body = re.sub(r'^# .*$', lambda m: '\n'.join([m[0], *notes]), body, count=1, flags=re.M) if re.search(r'^# ', body, re.M) else '\n'.join([*notes, '', body])
     return '\n'.join(['---', yaml.safe_dump(head, sort_keys=False, allow_unicode=True).rstrip(), '---', body, *licence_lines(meta, licence, reason), ''])
 
 # %% ../../nbs/09_publish/48_outgoing.ipynb #bab8d13d
@@ -172,7 +172,7 @@ def staged(c:Content,
     go, stay = outgoing(c.folder)
     if not go: raise VaetagError(f'{c.folder}: holds nothing that could go out')
     for r in go: (to/r).parent.mkdir(parents=True, exist_ok=True); shutil.copyfile(c.folder/r, to/r)
-    if (to/'model.json').is_file(): write_json(to/'model.json', without_paths(read_json(to/'model.json')) | dict(licence=licence))
+    if (to/'model.json').is_file(): write_json(to/'model.json', relicensed(without_paths(read_json(to/'model.json')), licence, said.reason))
     vae = (c.about.get('codec') or {}).get('source') or 'embedded'
     if vae != 'embedded' and not vae.startswith('hub:') and (LOCAL.fullmatch(vae) or not (c.folder/vae).is_dir()): say('the VAE stays here: who loads the model names it (--vae); --format model takes it along')
     card = to/'README.md'
