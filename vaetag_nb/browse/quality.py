@@ -10,7 +10,7 @@ import html
 from types import SimpleNamespace
 import ipywidgets as W, numpy as np, pandas as pd
 from fastcore.basics import patch
-from .list import quietly
+from .list import alert, quietly
 from .scores import TagScores
 from .tags import small_table
 from ..charts import CHART_STYLE, svg_curves
@@ -120,7 +120,7 @@ def update(self:QualityBrowser, _=None):
     c, t = self.chosen, self.tag.value.strip()
     self.table.value = small_table(self.by_category())
     if not c.any():
-        self.note.value, self.pairs.value, self.curve.value = f'<span class="vt-note" role="alert">no tag {html.escape(repr(t))} with a threshold</span>', '', ''; return
+        self.note.value, self.pairs.value, self.curve.value = alert(f'no tag {t!r} with a threshold'), '', ''; return
     pairs, seen = self.mistaken()
     rel, error = self.calibration()
     n = (self.limits[self.cats != 9] != self.own[self.cats != 9]).sum()

@@ -46,7 +46,7 @@ def make_aligner(name:str, n:int, **options)->nn.Module: # (B, n) -> (B, n)
         if k not in own: raise UsageError(f"model.{k}: {name} has no such option" + (f'.{nearest(k, own)}' if own else ''))
     options = {k: coerce(hints[k], v, f'model.{k}') if k in hints else v for k, v in options.items()}
     try: net = cls(n, **options); shape = tuple(tried(net, n).shape)
-    except (TypeError, ValueError, RuntimeError, AttributeError) as e: raise UsageError(f"model.name: {name} cannot be made with the width {n}{' and ' + str(options) if options else ''}: {str(e).splitlines()[0]}") from e
+    except (TypeError, ValueError, RuntimeError, AttributeError) as e: raise UsageError(f"model.name: {name} cannot be made with the width {n}{' and ' + str(options) if options else ''}: {(str(e) or type(e).__name__).splitlines()[0]}") from e
     if shape != (2, n): raise UsageError(f'model.name: {name} makes {shape} of (2, {n}); an aligner keeps the shape')
     net.aligner = dict(name=name, n=n, options=options)
     return net
