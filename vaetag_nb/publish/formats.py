@@ -11,7 +11,7 @@ from pathlib import Path
 from ..core.errors import UsageError
 from ..core.io import read_json, write_json
 from .kinds import check_formats, check_place
-from .licence import Said
+from .licence import Said, relicensed
 
 # %% ../../nbs/09_publish/48_formats.ipynb #648ace91
 @dataclass
@@ -43,7 +43,7 @@ def licensed_aligner(src, out, o)->dict:
     from vaetag_nb.publish.aligners import export_aligner
     licence = o.said.of(dict(licence=load_aligner(src).licence))     # what is wrong with it is said first
     done = export_aligner(src, out, o.head)
-    if licence: write_json(f := Path(out)/'model.json', read_json(f) | dict(licence=licence))
+    if licence: write_json(f := Path(out)/'model.json', relicensed(read_json(f), licence, o.said.reason))
     return done
 
 def export_as(src,              # run or model folder
