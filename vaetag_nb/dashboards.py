@@ -16,6 +16,7 @@ import ipywidgets as W, matplotlib.pyplot as plt, numpy as np, scipy.sparse as s
 from fastcore.basics import patch
 from PIL import Image
 from .browse.aligner import AlignerBrowser
+from .browse.dashboard import Dashboard
 from .browse.generation import GenerationBrowser
 from .browse.latents import LatentBrowser
 from .browse.list import alert, quietly
@@ -131,7 +132,7 @@ def _control(kind, about, **kw):
     "A labelled widget with a hint"
     return kind(style=dict(description_width='auto'), tooltip=about, continuous_update=kw.pop('live', True), **kw)
 
-class Predictions:
+class Predictions(Dashboard):
     "Leaf through pictures with what a tagger says about them, and move its thresholds."
     def __init__(self,
                  tagger:Tagger,  # `Tagger.load(folder)`
@@ -164,8 +165,6 @@ class Predictions:
         for w in (self.position, self.where): w.observe(self.update, 'value')
         self.prev.on_click(lambda _: self.step(-1)); self.next.on_click(lambda _: self.step(1))
         self.refilter()
-
-    def _repr_mimebundle_(self, **kw): return self.ui._repr_mimebundle_(**kw)
 
 # %% ../nbs/10_dashboards.ipynb #52a3d6f6
 @patch
@@ -303,7 +302,7 @@ def quality(predictions, images=None)->QualityBrowser:
     "Figures by category at thresholds that can be moved, tags mistaken for others, the calibration curve; arguments as of `tag_browser`."
     return QualityBrowser(scored_of(predictions, images))
 
-class PredictionPages:
+class PredictionPages(Dashboard):
     "Predictions by picture, by tag, and of all tags together, each page made when it is first opened."
     def __init__(self, scored:Scored, side=240, corrections='corrections.csv'):
         self.pictures, self.tags, self.quality = Predictions(scored.tagger, scored, side=side), None, None
@@ -311,7 +310,6 @@ class PredictionPages:
         self.ui = W.Tab([self.pictures.ui, *(W.VBox() for _ in self.made)], titles=['picture by picture', 'tag by tag', 'all together'][:1 + len(self.made)], layout=W.Layout(max_width='1100px'))
         self.ui.observe(self.open, 'selected_index')
 
-    def _repr_mimebundle_(self, **kw): return self.ui._repr_mimebundle_(**kw)
 
     def open(self, _=None):
         "Make the page that is looked at."

@@ -11,11 +11,12 @@ import ipywidgets as W, numpy as np, torch
 from matplotlib.figure import Figure
 from fastcore.basics import patch
 from ..align import AlignedTagger
+from .dashboard import Dashboard
 from ..data.embeddings import EmbeddingTable
 from ..pictures import BAR_STYLE, tag_bars
 
 # %% ../../nbs/10_browse/60_aligner.ipynb #05895031
-class AlignerBrowser:
+class AlignerBrowser(Dashboard):
     "Look at what an aligner makes of embeddings of its tagger."
     def __init__(self, tagger:AlignedTagger, # or an aligner's run or folder
                  data,        # sources of embeddings, see `EmbeddingTable.read`, or an `EmbeddingTable`
@@ -37,7 +38,6 @@ class AlignerBrowser:
         for w in (self.row, self.scale): w.observe(self.update, 'value')
         self.update()
 
-    def _repr_mimebundle_(self, **kw): return self.ui._repr_mimebundle_(**kw)
 
     def scatter(self)->bytes: # png
         "True against predicted lengths."

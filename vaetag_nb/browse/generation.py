@@ -11,6 +11,7 @@ from pathlib import Path
 import ipywidgets as W, numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image
+from .dashboard import Dashboard
 from .list import alert, sheet_row
 from ..core.errors import UsageError, VaetagError
 from ..data.users import read_users
@@ -21,7 +22,7 @@ from ..trainers.identity_data import held, looked_at
 from ..trainers.user_data import UserImages
 
 # %% ../../nbs/10_browse/50_generation.ipynb #1850af03
-class GenerationBrowser:
+class GenerationBrowser(Dashboard):
     "Draw users with sliders for guidance, steps and seed."
     def __init__(self, model,   # `Generator`, `LatentDiffusion`, or a model or run folder
                  ref=None,      # folder of the real users, to show the nearest picture of; `None`: none
@@ -47,7 +48,6 @@ class GenerationBrowser:
         self.ui.observe(self.open, 'selected_index')
         self.update()
 
-    def _repr_mimebundle_(self, **kw): return self.ui._repr_mimebundle_(**kw)
 
     def open(self, _=None):
         "Make the sheet when it is first looked at."
@@ -117,7 +117,7 @@ def judge_for(judge, m)->tuple: # `judge`: `Identity` or `None`; `m`: the model 
     if not {*map(str, m.users.ids)} & {*map(str, judge.users.ids)}: return None, f'the identity model knows none of these users; it knows {", ".join(map(str, judge.users.ids[:8]))}'
     return judge, None
 
-class UserSheet:
+class UserSheet(Dashboard):
     "Users in rows, guidance in columns, every cell from the same noise; with a judge, how many of a cell it recognises."
     def __init__(self, g,       # `Generator`
                  judge=None,    # `Identity` of pictures
@@ -138,8 +138,6 @@ class UserSheet:
         self.ui = W.VBox([row(self.users, W.VBox([row(self.guidance, self.n), row(self.steps, self.seed), row(self.draw, self.progress)])), self.note, self.table])
         for w in (self.users, self.guidance, self.n, self.steps, self.seed): w.observe(self.tell, 'value')
         self.draw.on_click(lambda _: self.show()); self.tell()
-
-    def _repr_mimebundle_(self, **kw): return self.ui._repr_mimebundle_(**kw)
 
 # %% ../../nbs/10_browse/50_generation.ipynb #0b15b2fc
 @patch

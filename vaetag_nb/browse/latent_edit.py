@@ -9,6 +9,7 @@ __all__ = ['EDITS', 'region_of', 'edited', 'LatentEditor']
 import html
 import ipywidgets as W, numpy as np, pandas as pd, torch
 from fastcore.basics import patch
+from .dashboard import Dashboard
 from .list import alert
 from .tags import small_table
 from ..core.errors import VaetagError
@@ -43,7 +44,7 @@ def edited(z,            # latent (C, h, w) in model space
     return out
 
 # %% ../../nbs/10_browse/08_latent_edit.ipynb #138f8f6e
-class LatentEditor:
+class LatentEditor(Dashboard):
     "Change a latent of a store, see it decoded, and what a tagger then says."
     def __init__(self, store, codec, # `LatentStore`, and the `Codec` it was made with
                  tagger=None, # latent `Tagger` of the same VAE: its tags, and evidence for them
@@ -66,7 +67,6 @@ class LatentEditor:
         for w in (self.other, self.share, self.how, self.strength, self.down, self.across, self.where): w.observe(self.update, 'value')
         self.show(0)
 
-    def _repr_mimebundle_(self, **kw): return self.ui._repr_mimebundle_(**kw)
 
     def read(self, i): return self.store.read_model([i], self.codec.convention)[0]    # (C, h, w)
 

@@ -10,6 +10,7 @@ import html, os
 import ipywidgets as W, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from PIL import Image
+from .dashboard import Dashboard
 from .latent_edit import LatentEditor
 from .tags import figure_png, small_table
 from ..core.errors import VaetagError
@@ -55,7 +56,7 @@ def colours(z,     # latent (C, h, w) in model space
     return Image.fromarray((y*255).round().to(torch.uint8).numpy().repeat(zoom, 0).repeat(zoom, 1))
 
 # %% ../../nbs/10_browse/10_latents.ipynb #67074fb5
-class LatentBrowser:
+class LatentBrowser(Dashboard):
     "Leaf through a latent store; with a codec the latents are decoded, too."
     def __init__(self, store:LatentStore,
                  codec=None, # `Codec` of the VAE that the store was made with
@@ -83,7 +84,6 @@ class LatentBrowser:
         self.prev.on_click(lambda _: self.step(-1)); self.next.on_click(lambda _: self.step(1))
         self.update()
 
-    def _repr_mimebundle_(self, **kw): return self.ui._repr_mimebundle_(**kw)
     def step(self, by): self.position.value = (self.position.value - 1 + by) % len(self.store) + 1
 
 # %% ../../nbs/10_browse/10_latents.ipynb #a3f71fa4
@@ -118,7 +118,7 @@ def near_html(self:LatentBrowser, i)->str:
         path = self.store.index['path'].iloc[j]
         try: inner = f'<img src="{data_uri(thumbnail(load_image(os.path.join(self.store.meta.get("root") or "", path)), 96))}" alt="">'
         except ImageError as e: inner = f'<span>{html.escape(e.reason)}</span>'
-        return f'<figure style="margin:0;max-width:110px;font-size:11px" title="{html.escape(str(path))}">{inner}<figcaption>{j + 1}</figcaption></figure>'
+        return f'<figure style="margin:0;max-width:110px;font-size:11px" title="{html.escape(os.path.basename(str(path)))}">{inner}<figcaption>{j + 1}</figcaption></figure>'
     return f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(one(int(j)) for j in self.neighbours(i))}</div>'
 
 @patch

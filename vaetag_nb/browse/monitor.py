@@ -11,6 +11,7 @@ from pathlib import Path
 import ipywidgets as W, pandas as pd
 from fastcore.basics import patch
 from PIL import Image
+from .dashboard import Dashboard
 from .list import alert, quietly
 from .tags import small_table
 from ..charts import CHART_STYLE, smooth, svg_curves
@@ -71,7 +72,7 @@ def samples_of(folder)->dict: # {what is shown: [(number of step or epoch, file)
     return {k: sorted(v) for k, v in sorted(out.items())}
 
 # %% ../../nbs/10_browse/70_monitor.ipynb #68f5c635
-class Monitor:
+class Monitor(Dashboard):
     "Curves and pictures of runs while they go on."
     def __init__(self, runs,  # see `find_runs`
                  every=2.,    # seconds between two looks
@@ -100,8 +101,6 @@ class Monitor:
         self.refresh_now.on_click(lambda _: self.refresh())
         self.live.observe(lambda c: self.start() if c['new'] else self.stop(), 'value')
         self.refresh(); self.live.value = live
-
-    def _repr_mimebundle_(self, **kw): return self.ui._repr_mimebundle_(**kw)
 
 # %% ../../nbs/10_browse/70_monitor.ipynb #11fae64f
 FIRST = ('loss', 'loss_gen', 'loss_G', 'val/mAP', 'val/loss', 'val_loss', 'val/psnr', 'val_fd', 'test pred_mse')

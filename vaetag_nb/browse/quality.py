@@ -10,6 +10,7 @@ import html
 from types import SimpleNamespace
 import ipywidgets as W, numpy as np, pandas as pd
 from fastcore.basics import patch
+from .dashboard import Dashboard
 from .list import alert, quietly
 from .scores import TagScores
 from .tags import small_table
@@ -20,7 +21,7 @@ from ..eval.calibration import ece_of, reliability_of
 from ..eval.tagging import tag_metrics
 
 # %% ../../nbs/10_browse/35_quality.ipynb #735fccda
-class QualityBrowser:
+class QualityBrowser(Dashboard):
     "Figures of a tagger by category, mistaken tags, and the calibration curve, at thresholds that can be moved."
     def __init__(self, scored): # scores of pictures with their truth: `dashboards.Scored`, dense or sparse
         if scored.truth is None: raise UsageError('the truth of these pictures is not known: give a TagTable, not a folder')
@@ -47,7 +48,6 @@ class QualityBrowser:
         self.reset.on_click(lambda _: self.restore())
         self.turn()
 
-    def _repr_mimebundle_(self, **kw): return self.ui._repr_mimebundle_(**kw)
 
     @property
     def chosen(self)->np.ndarray: # bool (K,)

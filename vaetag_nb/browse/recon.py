@@ -10,6 +10,7 @@ import html, math
 import ipywidgets as W, numpy as np, pandas as pd
 from fastcore.basics import patch
 from PIL import Image
+from .dashboard import Dashboard
 from .list import MeasureAll, alert, quietly, wall
 from .tags import small_table
 from ..core.errors import VaetagError
@@ -20,7 +21,7 @@ from ..pictures import data_uri, strip, to_png
 from ..recon import lpips_or_reason, picture_figures, recon_of, recon_parts
 
 # %% ../../nbs/10_browse/20_recon.ipynb #abb33275
-class ReconBrowser:
+class ReconBrowser(Dashboard):
     "Leaf through pictures and their reconstructions by one codec or several."
     def __init__(self, codecs,    # `Codec`, or `{name: Codec}`
                  paths,           # files
@@ -52,7 +53,6 @@ class ReconBrowser:
         self.prev.on_click(lambda _: self.step(-1)); self.next.on_click(lambda _: self.step(1))
         self.sort()
 
-    def _repr_mimebundle_(self, **kw): return self.ui._repr_mimebundle_(**kw)
     def step(self, by): self.position.value = (self.position.value - 1 + by) % len(self.order) + 1
 
 # %% ../../nbs/10_browse/20_recon.ipynb #68efadd5

@@ -9,6 +9,7 @@ __all__ = ['ENDS', 'ENDED', 'DOUBTS', 'ScoredBrowser']
 import html
 import ipywidgets as W, numpy as np
 from fastcore.basics import patch
+from .dashboard import Dashboard
 from .list import TagList, Thumbs, quietly, wall
 from .scores import TagScores
 from .tags import found_with, small_table
@@ -21,7 +22,7 @@ ENDS = {'hit': '#2a9d5c', 'false alarm': '#c44e52', 'missed': '#4c72b0', 'predic
 ENDED = ('', 'missed', 'false alarm', 'hit', 'predicted')
 DOUBTS = ('sure, but not tagged', 'tagged, but unlikely', 'doubtful labels of all tags')
 
-class ScoredBrowser:
+class ScoredBrowser(Dashboard):
     "Choose a tag, see its pictures from the surest to the least sure, move its threshold, and correct its labels."
     def __init__(self, scored, # scores of pictures: `dashboards.Scored`, dense or sparse
                  side=96,  # longest side of a thumbnail, pixels
@@ -53,7 +54,6 @@ class ScoredBrowser:
         self.reset.on_click(lambda _: setattr(self.threshold, 'value', float(self.own[self.tag.value])) if self.tag.value is not None else None)
         self.list.refilter()
 
-    def _repr_mimebundle_(self, **kw): return self.ui._repr_mimebundle_(**kw)
 
     @property
     def moved(self)->dict: # {tag: threshold} of the tags whose threshold is no longer the model's own
@@ -200,7 +200,7 @@ def correct(self:ScoredBrowser, pairs, wrong=True):
 def tell(self:ScoredBrowser, problem=''):
     "How many corrections there are."
     n, more = len(self.marks), self.marks.unsaved
-    said = f'{n} correction{"s"*(n != 1)}' + (f', {more} not yet written' if more else f', all in {html.escape(str(self.marks.path))}' if n else '')
+    said = f'{n} correction{"s"*(n != 1)}' + (f', {more} not yet written' if more else f', all in {html.escape(self.marks.path.name)}' if n else '')
     self.said.value = f'<span class="vt-said">{said}</span>' + (f'<br><span role="alert">{html.escape(problem)}</span>' if problem else '')
 
 @patch

@@ -9,6 +9,7 @@ __all__ = ['figure_png', 'small_table', 'found_with', 'companions', 'TagBrowser'
 import html, io
 import ipywidgets as W, matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import patch
+from .dashboard import Dashboard
 from .list import TagList, Thumbs, quietly, wall
 from ..charts import CHART_STYLE, svg_curves
 from ..data.table import TagTable
@@ -45,7 +46,7 @@ def companions(table, c:int, most=12)->pd.DataFrame: # tag, together, share (of 
     return found_with(table.labels, table.vocab.names, table.counts(), np.flatnonzero(table.labels[:, [c]].toarray().ravel() > 0), c, most)
 
 # %% ../../nbs/10_browse/00_tags.ipynb #408d9607
-class TagBrowser:
+class TagBrowser(Dashboard):
     "Search the tags of a table; of the chosen one see its pictures and its companions."
     def __init__(self, table:TagTable,
                  side=96,  # longest side of a thumbnail, pixels
@@ -65,7 +66,6 @@ class TagBrowser:
         self.page.observe(self.update, 'value')
         self.list.refilter()
 
-    def _repr_mimebundle_(self, **kw): return self.ui._repr_mimebundle_(**kw)
 
     def tail_svg(self)->str:
         "How many pictures each tag has, from the commonest to the rarest."

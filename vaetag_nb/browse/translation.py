@@ -10,6 +10,7 @@ import html
 import ipywidgets as W, numpy as np, pandas as pd
 from fastcore.basics import patch
 from PIL import Image, ImageDraw
+from .dashboard import Dashboard
 from .list import MeasureAll, alert, quietly, sheet_row
 from .tags import small_table
 from ..core.errors import VaetagError
@@ -22,7 +23,7 @@ from ..translate import DIRECTIONS, Translator, source_of
 # %% ../../nbs/10_browse/40_translation.ipynb #db34efcb
 BEFORE, AFTER = ('source', 'VAE only'), ('translated', 'and back')
 
-class TranslationBrowser:
+class TranslationBrowser(Dashboard):
     "Leaf through pictures and their translations, in both directions."
     def __init__(self, model,      # `Translator`, or a model or run folder
                  images,           # pictures, folder or store, as `Translator` takes them; or {'a': ..., 'b': ...}: each direction its own
@@ -53,7 +54,6 @@ class TranslationBrowser:
         self.prev.on_click(lambda _: self.step(-1)); self.next.on_click(lambda _: self.step(1))
         self.update()
 
-    def _repr_mimebundle_(self, **kw): return self.ui._repr_mimebundle_(**kw)
     def step(self, by): self.position.value = (self.position.value - 1 + by) % self.position.max + 1
 
     def open(self, _=None):
@@ -127,7 +127,7 @@ def update(self:TranslationBrowser, _=None):
 SHEET, ORDERS = ('source', 'translated', 'and back'), ('in order', 'worst first', 'best first')
 CYCLE_FIGURES = dict(psnr=('PSNR', '{:.2f} dB'), ssim=('SSIM', '{:.3f}'), lpips=('LPIPS', '{:.3f}'))   # title, form
 
-class CycleGallery:
+class CycleGallery(Dashboard):
     "A page of pictures as one sheet: as they are, translated, and back, with figures of the way back."
     def __init__(self, browser,  # `TranslationBrowser`
                  most=16,        # pictures on a page
@@ -149,7 +149,6 @@ class CycleGallery:
         self.order.observe(self.turn, 'value'); self.by.observe(self.turn, 'value'); self.page.observe(self.update, 'value')
         self.turn()
 
-    def _repr_mimebundle_(self, **kw): return self.ui._repr_mimebundle_(**kw)
     @property
     def way(self): return self.b.direction.value
 
