@@ -2,7 +2,8 @@
 import numpy as np, pytest
 from toy_tagger import toy_tagger
 from vaetag_nb.core.errors import VaetagError
-from vaetag_nb.dashboards import Predictions, chosen_rows, count, predictions_picture, score_all, truth_of
+from vaetag_nb.browse.scored_set import truth_of
+from vaetag_nb.dashboards import Predictions, chosen_rows, count, predictions_picture, score_all
 from vaetag_nb.data.tags import Vocab
 from vaetag_nb.infer import Tagger
 

@@ -23,7 +23,7 @@ from .browse.monitor import Monitor
 from .browse.quality import QualityBrowser
 from .browse.recon import ReconBrowser
 from .browse.scored import ScoredBrowser
-from .browse.scored_set import Scored, score_all, scored_of, truth_of
+from .browse.scored_set import Scored, score_all, scored_of
 from .browse.tags import TagBrowser
 from .browse.translation import TranslationBrowser
 from .core.errors import VaetagError, nearest
