@@ -165,10 +165,14 @@ def refilter(self:Predictions, _=None):
 @patch
 def views(self:Predictions, i)->dict: # PNG bytes by name, and the shape of the latent
     "What the tagger sees of picture `i`, its reconstruction and its latent; kept for the last 64 pictures."
-    if i not in self.made and self.net is None: self.made[i] = dict(image=to_png(thumbnail(load_image(self.scored.pictures[i].source), self.side)), recon=b'', sheet=b'', said='')
+    p = self.scored.pictures[i]
+    if i not in self.made and self.net is None:
+        img = load_image(p.source)
+        p.width, p.height = img.size
+        self.made[i] = dict(image=to_png(enlarged(img, self.side)), recon=b'', sheet=b'', said='')
     elif i not in self.made:
-        x, _, errors = self.tagger.read_batch([self.scored.pictures[i]])
-        if errors: raise VaetagError(f'{self.scored.pictures[i].name}: {errors[0]}')
+        x, _, errors = self.tagger.read_batch([p])
+        if errors: raise VaetagError(f'{p.name}: {errors[0]}')
         with torch.inference_mode():
             z = self.net.inputs(x)
             y = self.tagger.codec.decode(z) if self.net.latent else None
@@ -204,7 +208,7 @@ def update(self:Predictions, _=None):
     self.bars.value = tag_bars([self.tagger.vocab.names[j] for j in k], s[k], t[k], None if truth is None else truth[k])
     said = f'factor {self.scale.value:.2f}' if self.rule.value == 'scale' else f'threshold {self.level.value:.2f}'
     self.note.value = (f'<span class="vt-note"><b>{html.escape(p.name or f"picture {i + 1}")}</b> &middot; {self.position.value} of {len(self.rows)} &middot; '
-                       f'{f"{p.width}x{p.height}" if p.width else "size not known"}{v["said"]} &middot; {said}</span>')
+                       f'{p.width}x{p.height}{v["said"]} &middot; {said}</span>')
 
 @patch
 def counts_html(self:Predictions, t)->str:
@@ -317,7 +321,8 @@ def reconstructions(codec, # `Codec`, folder or file of a VAE, `embedded`; or `{
                     **options)->ReconBrowser: # of `browse.recon.ReconBrowser`
     "Leaf through pictures and what VAEs give back of them, worst first."
     if isinstance(paths, (str, Path)): paths = list_images(paths)
-    return ReconBrowser({n: codec_of(c) for n, c in codec.items()} if isinstance(codec, dict) else codec_of(codec), paths, **options)
+    if isinstance(codec, (str, Path)): codec = {Path(codec).stem: codec}
+    return ReconBrowser({n: codec_of(c) for n, c in codec.items()} if isinstance(codec, dict) else codec, paths, **options)
 
 def translation(model,  # `Translator`, or a model or run folder
                 images, # pictures, folder or store of latents; or {'a': ..., 'b': ...}: each direction its own
