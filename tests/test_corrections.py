@@ -4,9 +4,13 @@ import numpy as np, pandas as pd, pytest
 from PIL import Image
 from vaetag_nb.core.config import load
 from vaetag_nb.core.errors import VaetagError
+from vaetag_nb.core.rng import np_rng, seeded
 from vaetag_nb.data.corrections import Corrections
 from vaetag_nb.data.table import TagTable
 from vaetag_nb.data.tags import Vocab
+from vaetag_nb.eval.scores import Scores, save_scores
+from vaetag_nb.models.timm_folder import save_timm
+from vaetag_nb.models.timm_tagger import create, square_of
 from vaetag_nb.trainers.settings import DataConfig
 from vaetag_nb.trainers.timm_settings import TimmData
 from vaetag_nb.verbs.base import shell
@@ -18,8 +22,8 @@ RIGHT = {'a.png': ['red'], 'b.png': ['dog', 'cat'], 'c.png': ['red', 'fish'], 'd
 def write(folder, tags):
     "The same pictures as JSON, CSV, Parquet and with `.txt` files."
     folder.mkdir()
-    for k, t in tags.items():
-        Image.new('RGB', (16, 16)).save(folder/k)
+    for i, (k, t) in enumerate(tags.items()):
+        Image.new('RGB', (16, 16), (60*i, 0, 0)).save(folder/k)
         (folder/k).with_suffix('.txt').write_text(', '.join(t))
     (folder/'m.json').write_text(json.dumps({k: ', '.join(t) for k, t in tags.items()}))
     df = pd.DataFrame(dict(path=list(tags), tags=[', '.join(t) for t in tags.values()]))
@@ -52,17 +56,60 @@ def test_settings_of_trainings_read_them(sets):
         t = cfg.read(sets/'wrong/m.json') if src else cfg.read()
         assert dict(zip(t.vocab.names, t.counts().tolist())) == dict(cat=2, dog=2, red=2, fish=1)
 
-def test_verbs_take_them(sets, tmp_path):
-    status, out, err = shell('data', 'stats', str(sets/'wrong/m.json'), '--corrections', str(sets/'c.csv'), '--json')
-    assert status == 0, err
-    right = json.loads(shell('data', 'stats', str(sets/'right/m.json'), '--json')[1])
-    assert {k: v for k, v in json.loads(out).items() if k not in ('source', 'name')} == {k: v for k, v in right.items() if k not in ('source', 'name')}
-    assert shell('data', 'vocab', str(sets/'wrong/m.json'), '--corrections', str(sets/'c.csv'), '--out', str(tmp_path/'v.csv'))[0] == 0
-    assert dict(zip(*(pd.read_csv(tmp_path/'v.csv')[k] for k in ('name', 'count')))) == dict(cat=2, dog=2, red=2, fish=1)
+@pytest.fixture(scope='module')
+def models(sets):
+    "A model folder with random weights, and the scores of two more: of one who knows, of one who guesses."
+    vocab, d = Vocab(['cat', 'dog', 'red', 'fish']), sets/'models'
+    with seeded(0, 'net'): net = create('test_resnet', len(vocab), 32)
+    save_timm(d/'net', net, vocab, square_of(net, 32))
+    truth = np.array([[t in tags for t in vocab.names] for tags in RIGHT.values()], np.float32)
+    for name, x in (('knows', .1 + .8*truth), ('guesses', np_rng(0, 'x').random(truth.shape))): save_scores(d/name, Scores(list(RIGHT), x.astype(np.float32), vocab, np.full(4, .5, np.float32)))
+    return d
+
+VERBS = { # verb: (its words, where {src} is the data, {m} the folder of models and {o} one of results; what must be as if the data were right: of its figures, or a file of {o})
+    'stats': ('data stats {src}', ('tags', 'parts', 'pairs', 'per_image')),
+    'vocab': ('data vocab {src} --out {o}/v.csv', 'v.csv'),
+    'split': ('data split {src} --out {o}/s.parquet --val .25 --test .25', ('sizes', 'quality', 'fingerprint')),
+    'testset': ('data testset --source-json {src} --output-dir {o} --test-ratio .25', 'tags.csv'),
+    'validate': ('data validate {src} --output-dir {o}', ('top_tags', 'empty_label_images')),
+    'fix': ('data validate {src} --output-dir {o} --fix', ('top_tags',)),
+    'tagger': ('eval tagger --data {src} --model {m}/net --device cpu --out {o}/e', 'e/evaluation_results.csv'),
+    'compare': ('eval compare {m}/knows {m}/guesses --truth {src} --bootstrap 0 --min-positives 1', ('models',)),
+}
+
+@pytest.mark.parametrize('verb', VERBS)
+def test_verbs_take_them(sets, models, tmp_path, verb):
+    words, want = VERBS[verb]
+    def run(side, *more):
+        o = tmp_path/side; o.mkdir(exist_ok=True)
+        status, out, err = shell(*words.format(src=sets/side/'m.json', m=models, o=o).split(), *more, '--json')
+        assert status == 0, err
+        return str(sorted(pd.read_csv(o/want).values.tolist()) if isinstance(want, str) else {k: json.loads(out)[k] for k in want})
+    assert run('wrong', '--corrections', str(sets/'c.csv')) == run('right')
+    if verb == 'fix':
+        clean, right = (TagTable.read(sets/n) for n in ('wrong/m.cleaned.json', 'right/m.json'))
+        assert [clean.tags(i) for i in range(4)] == [right.tags(i) | ({'cat': 0} if i == 0 else {'red': 0} if i == 3 else {}) for i in range(4)]
+
+def test_a_result_says_which_corrections_it_heeds(sets, models, tmp_path):
+    words = 'eval', 'tagger', '--data', str(sets/'wrong/m.json'), '--model', str(models/'net'), '--device', 'cpu', '--out', str(tmp_path)
+    assert shell(*words)[0] == 0
+    status, _, err = shell(*words, '--corrections', str(sets/'c.csv'))
+    assert status == 1 and 'its inputs.corrections differs' in err
+    assert shell(*words, '--corrections', str(sets/'c.csv'), '--overwrite')[0] == 0
+    assert json.loads((tmp_path/'evaluation_results_overall.json').read_text())['inputs']['corrections'] == str(sets/'c.csv')
+
+def test_validate_says_what_became_of_each(sets, tmp_path):
+    status, out, err = shell('data', 'validate', str(sets/'wrong/m.json'), '--corrections', str(sets/'c.csv'), '--output-dir', str(tmp_path), '--json')
+    assert status == 0 and json.loads(out)['corrections'] == dict(all=5, changed=3, as_before=1, unused={'no such record': 1}), err
+    assert json.loads((tmp_path/'unused_corrections.json').read_text()) == [dict(id='zz.png', tag='cat', why='no such record')]
+
+def test_a_file_that_is_wrong_is_named(sets, tmp_path):
     (tmp_path/'bad.csv').write_text('id,tag,action\na.png,cat,drop\n')
     for bad, why in ((tmp_path/'bad.csv', "line 2: the action 'drop' is neither add nor remove"), (tmp_path/'none.csv', 'none.csv')):
         status, out, err = shell('data', 'stats', str(sets/'wrong/m.json'), '--corrections', str(bad))
         assert status == 1 and why in err and len(err.strip().splitlines()) == 1
+    status, out, err = shell('data', 'split', str(sets/'wrong'), '--method', 'recording', '--corrections', str(sets/'c.csv'))    # a folder is the label there
+    assert status == 2 and '--corrections: does not go with --method recording' in err
 
 def test_a_torn_file_of_corrections_loses_nothing(sets, tmp_path):
     (tmp_path/'c.csv').write_text('id,tag\n')

@@ -207,6 +207,10 @@ class FromData:
     aliases: Path|None = None         # CSV with the columns alias,canonical: other spellings of tags
     implications: Path|None = None    # CSV with the columns antecedent,consequent: tags that follow from others
     corrections: Path|None = None     # CSV with the columns id,tag,action: tags that a person found missing (add) or wrong (remove)
+    @property
+    def changed(self)->dict: # {flag: value}
+        "What is given that changes the labels as they stand in the data; part of what a result is of."
+        return {k: str(v) for k in ('aliases', 'implications', 'corrections') if (v := getattr(self, k)) is not None}
     def read(self, data):
         "The table, with what was left out said on standard error"
         from vaetag_nb.data.table import TagTable

@@ -50,7 +50,7 @@ class EvalCompare(FromData):
         from vaetag_nb.evaluate import one_side
         closed, text = self.tags is not None or Path(self.truth).suffix == '.parquet', lambda p: None if p is None else str(p)
         settings = settings_of(self.thresholds, self.bootstrap, self.seed, self.min_positives, self.normalize, closed, self.keep_unlabelled)
-        inputs = dict(models=[*map(str, self.models)]) | {k: text(getattr(self, k)) for k in ('truth', 'tags', 'split', 'side', 'split_a', 'split_b')}
+        inputs = dict(models=[*map(str, self.models)]) | {k: text(getattr(self, k)) for k in ('truth', 'tags', 'split', 'side', 'split_a', 'split_b')} | self.changed
         check_numbers(self.bootstrap, self.batch_size)
         if self.out is not None: check_folder(self.out); claim(self.out/'compare.json', dict(inputs=inputs, settings=settings), self.overwrite)
         table, _ = one_side(self.read(self.truth), self.models[0], self.split, self.side)

@@ -42,9 +42,10 @@ class DataTestset:
     seed: int = 0                 # same seed, same files
     stratify: bool = True         # every tag keeps its share on both sides
     image_root: Path|None = None  # folder that relative image paths start from
+    corrections: Path|None = None # CSV with the columns id,tag,action: tags that a person found missing (add) or wrong (remove)
     def __call__(self):
         from vaetag_nb.data.audit import make_testset
-        made = make_testset(self.source_json, self.output_dir, self.test_ratio, self.tags_csv, self.seed, self.stratify, self.image_root)
+        made = make_testset(self.source_json, self.output_dir, self.test_ratio, self.tags_csv, self.seed, self.stratify, self.image_root, self.corrections)
         gone = f"; {made['missing_images']} images are not there, their keys stay as they were"*bool(made['missing_images'])
         return Outcome(made | dict(output_dir=str(self.output_dir)),
                        f"{self.output_dir}: {made['records']} records, {made['train']} to train, {made['test']} to test{gone}")
@@ -80,7 +81,7 @@ class DataSplit(FromData):
     def by_recording(self):
         "The sides of class folders"
         from vaetag_nb.data.users import UserSplit, read_users
-        odd = [k for k in ('test_ids', 'rest', 'group_by') if getattr(self, k)] + ['extend']*self.extend
+        odd = [k for k in ('test_ids', 'rest', 'group_by', 'tags') if getattr(self, k)] + [*self.changed] + ['extend']*self.extend
         if odd: raise UsageError(f"--{odd[0].replace('_', '-')}: does not go with --method recording")
         out, either = self.out or Path('split.json'), lambda v, own: own if v is None else v
         d = read_users(self.data, 'folders-any' if self.layout == 'folders-any' else 'folders', max_bad=self.max_bad)
@@ -105,7 +106,7 @@ class DataVocab(FromData):
     def __call__(self):
         from vaetag_nb.data.vocab import build_vocab
         kept, left = build_vocab(self.sources, self.tags, self.order, self.min_count, self.top, self.categories, self.ids,
-                                 layout=self.layout, image_root=self.image_root, strict=self.strict, max_bad=self.max_bad, aliases=self.aliases, implications=self.implications, corrections=self.corrections)
+                                 layout=self.layout, image_root=self.image_root, strict=self.strict, max_bad=self.max_bad, **self.changed)
         kept.write(self.out)
         sizes = ', '.join(f'{n} {c}' for c, n in kept.sizes().items())
         return Outcome(dict(tags=len(kept), left_out=left, sizes=kept.sizes(), out=str(self.out)), f'{self.out}: {len(kept)} tags ({sizes}), {left} left out')
@@ -172,6 +173,7 @@ class DataValidate:
     output_dir: Path|None = Path('data_validation') # folder for the report files
     layout: str = 'auto'                        # how the data is laid out: auto, json, jsonl, sidecars, folders, folders-any, parquet, csv
     image_root: Path|None = None                # folder that relative image paths start from
+    corrections: Path|None = None               # CSV with the columns id,tag,action: the labels are checked as corrected, and --fix writes them so
     fix: bool = False                           # write NAME.cleaned.json beside the source
     phash: Annotated[bool, FlagCreatePairsOff] = False # store perceptual hashes beside the data: data split then keeps look-alikes together
     keep_empty: bool = False                    # pictures without labels are meant to be there
@@ -183,8 +185,8 @@ class DataValidate:
         from vaetag_nb.data.audit import faults, validate
         given = [d for d in (self.data, self.json_path) if d is not None]
         if len(given) != 1: raise UsageError(f'data validate: name one data set, by itself or with --json-path; {len(given)} are given')
-        if self.layout.startswith('folders') and not (self.phash or self.fix): return self.of_users(given[0])
-        s = validate(given[0], self.tags_csv_path, self.output_dir, self.layout, self.image_root, self.fix, self.keep_empty, hashes=self.phash)
+        if self.layout.startswith('folders') and not (self.phash or self.fix or self.corrections): return self.of_users(given[0])
+        s = validate(given[0], self.tags_csv_path, self.output_dir, self.layout, self.image_root, self.fix, self.keep_empty, hashes=self.phash, corrections=self.corrections)
         wrong = faults(s, self.keep_empty)
         short = {k: v for k, v in s.items() if not isinstance(v, list)}
         return Outcome(s, f'{aligned(short)}\n\n' + (f"found wrong: {', '.join(wrong)}; details in {self.output_dir}" if wrong else 'nothing wrong'), int(bool(wrong)))
@@ -215,7 +217,7 @@ class DataStats(FromData):
         from vaetag_nb.data.readers import find_layout
         from vaetag_nb.data.users import has_users
         layout = 'folders' if self.layout == 'auto' and has_users(self.data) and find_layout(self.data)[0] == 'folders' else self.layout
-        if layout.startswith('folders') and not (self.tags or self.split): return self.of_users(layout)
+        if layout.startswith('folders') and not (self.tags or self.split or self.changed): return self.of_users(layout)
         t = self.read(self.data)
         if self.split is not None: t = split.apply(t, split.Split.read(self.split))
         s = tag_stats(t, self.rare)

@@ -244,7 +244,7 @@ class EvalTagger(FromData):
     device: str|None = None         # cpu, cuda; none: the best there is
     def __call__(self):
         from vaetag_nb.evaluate import evaluate_tagger, one_side, said_temperature
-        given = {k: None if (v := getattr(self, k)) is None else str(v) for k in ('data', 'tags', 'split', 'side')}
+        given = {k: None if (v := getattr(self, k)) is None else str(v) for k in ('data', 'tags', 'split', 'side')} | self.changed
         p = processes_of(self.device)
         t, side = one_side(self.read(self.data), self.model, self.split, self.side)
         rep = evaluate_tagger(self.model, t, self.thresholds, self.fit_thresholds, self.fit_temperature, objective=self.objective, min_positives=self.min_positives, fallback=self.fallback,
