@@ -126,11 +126,13 @@ def run(b, tmp):
     t.list.by.value = 'pictures'
     within('tags: choose', lambda i: setattr(t.tag, 'index', 1 + i), MOVE)
     within('tags: page', lambda i: setattr(t.page, 'value', 2 + i), MOVE)
+    within('tags: a picture large', lambda i: setattr(t.wall, 'at', i), MOVE)
     d = ScoredBrowser(scored, corrections=none)
     within('tags with predictions: choose', lambda i: setattr(d.tag, 'index', 1 + i), MOVE)
     within('tags with predictions: threshold', lambda i: setattr(d.threshold, 'value', .6 + .05*i), MOVE)
     within('tags with predictions: sort by F1', lambda i: setattr(d.list.by, 'value', ['F1', 'recall', 'doubtful'][i % 3]), MOVE)
     within('tags with predictions: doubtful labels of all tags', lambda i: setattr(d.show, 'value', 'doubtful labels of all tags'), MOVE, lambda: setattr(d.show, 'value', 'all'))
+    within('tags with predictions: a picture large', lambda i: setattr(d.wall, 'at', i), MOVE)
     within('tags with predictions: mark a page', lambda i: d.all_wrong.click(), MOVE)
     p = Predictions(scored.tagger, scored)
     within('picture by picture: next', lambda i: p.next.click(), MOVE)

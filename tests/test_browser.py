@@ -225,12 +225,47 @@ def move_scored(page, expect):
     expect(note).not_to_have_text(hits, timeout=30_000)
 
 def move_corrections(page, expect):
-    "Chosen on the page, marked, written."
-    page.get_by_label('on this page').select_option(index=0)
+    "Selected by a click, marked, written; the selection stays where the pictures do."
+    options, said = page.locator('.vt-wall').last.get_by_role('option'), page.locator('.vt-said')
+    page.locator('.widget-dropdown select').last.select_option('all')
+    expect(options).to_have_count(4, timeout=30_000)
     page.get_by_role('button', name='selected are wrong').click()
-    expect(page.locator('.vt-said')).to_contain_text('1 correction, 1 not yet written', timeout=30_000)
+    expect(page.get_by_text('no picture is selected')).to_be_visible(timeout=30_000)
+    options.nth(1).click(); options.nth(2).click(modifiers=['Shift']); options.nth(1).click()
+    page.get_by_role('button', name='selected are wrong').click()
+    expect(said).to_contain_text('1 correction, 1 not yet written', timeout=30_000)
+    expect(options.nth(2)).to_contain_text('to ')
+    expect(options.nth(2)).to_have_attribute('aria-selected', 'true')
     page.get_by_role('button', name='write corrections').click()
-    expect(page.locator('.vt-said')).to_contain_text('all in corrections.csv', timeout=30_000)
+    expect(said).to_contain_text('all in corrections.csv', timeout=30_000)
+
+def move_wall_keys(page, expect):
+    "By keys alone: one stop of Tab, arrows, Space, Ctrl+A, Enter and Escape; no key of it reaches the notebook; another page has nothing selected, and the focus stays."
+    options, large = page.locator('.vt-wall').last.get_by_role('option'), page.locator('.vt-large')
+    chosen, here = lambda: options.evaluate_all("all => all.map(o => o.getAttribute('aria-selected')).join()"), lambda: options.evaluate_all('all => all.indexOf(document.activeElement)')
+    cells = page.locator('.jp-Notebook .jp-Cell').count()
+    options.first.focus(); page.keyboard.press('Escape')
+    for key, at in dict(End=3, ArrowLeft=2, Home=0, ArrowUp=0, ArrowRight=1).items(): page.keyboard.press(key); assert here() == at
+    page.keyboard.press(' ')
+    assert chosen() == 'false,true,false,false' and options.nth(1).get_attribute('tabindex') == '0' and options.nth(0).get_attribute('tabindex') == '-1'
+    page.keyboard.press('Shift+ArrowRight'); assert chosen() == 'false,true,true,false'
+    page.keyboard.press('Control+a'); assert chosen() == 'true,true,true,true'
+    page.keyboard.press('Enter'); expect(large.locator('img')).to_have_count(1, timeout=30_000)
+    for key in 'abdd': page.keyboard.press(key)
+    page.keyboard.press('Escape'); expect(large).to_have_count(0, timeout=30_000); assert 'true' not in chosen()
+    assert (here(), page.locator('.jp-Notebook .jp-Cell').count()) == (2, cells)
+    options.nth(3).dblclick(); expect(large).to_contain_text(options.nth(3).get_attribute('title'), timeout=30_000); assert 'true' not in chosen()
+
+def move_wall_open(page, expect):
+    "A click shows a picture large with its tags, another click closes it, another tag too."
+    options, large = page.locator('.vt-wall').last.get_by_role('option'), page.locator('.vt-large')
+    for i in (2, 0):
+        options.nth(i).click()
+        name, tags = options.nth(i).get_attribute('title').split(': ')
+        expect(large).to_contain_text(name, timeout=30_000); expect(large).to_contain_text(tags.replace(', ', ' · '))
+    options.nth(0).click(); expect(large).to_have_count(0, timeout=30_000)
+    options.nth(1).click(); expect(large).to_have_count(1, timeout=30_000)
+    page.locator('.widget-select select').last.select_option(index=0); expect(large).to_have_count(0, timeout=30_000)
 
 def move_monitor(page, expect):
     "The curves grow by themselves while another process writes; a figure, an average, a time of the pictures can be chosen."
@@ -254,7 +289,7 @@ def move_monitor(page, expect):
     page.wait_for_timeout(1500)
     assert picture.screenshot() != before
 
-MOVES = dict(monitor=(move_monitor,), toy=(move_dashboard, move_evidence), scored=(move_scored, move_corrections), tags=(move_tags,), latents=(move_latents,), reconstructions=(move_reconstructions,), translation=(move_translation,), generation=(move_generation,))
+MOVES = dict(monitor=(move_monitor,), toy=(move_dashboard, move_evidence), scored=(move_scored, move_corrections, move_wall_keys), tags=(move_tags, move_wall_open), latents=(move_latents,), reconstructions=(move_reconstructions,), translation=(move_translation,), generation=(move_generation,))
 # the fourth tutorial trains for ten minutes on data outside the project; its dashboard is opened above
 TUTORIALS = ['nbs/tutorials/01_quickstart.ipynb', 'nbs/tutorials/02_latent_tagger.ipynb', 'nbs/tutorials/03_timm_tagger.ipynb']
 

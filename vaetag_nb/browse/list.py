@@ -103,16 +103,16 @@ def renew(self:TagList):
 
 # %% ../../nbs/10_browse/00_list.ipynb #68124ca4
 class Thumbs:
-    "Small pictures as HTML, kept once they are made."
+    "Small pictures, kept once they are made."
     def __init__(self, side=96, # longest side, pixels
                  keep=768):
         self.side, self.keep, self.made = side, keep, {}
 
-    def one(self, source)->str:
-        try: return f'<img src="{data_uri(thumbnail(load_image(source), self.side))}" alt="">'
-        except ImageError as e: return f'<span role="alert">{html.escape(e.reason)}</span>'
+    def one(self, source)->dict:
+        try: return dict(src=data_uri(thumbnail(load_image(source), self.side)))
+        except ImageError as e: return dict(alert=e.reason)
 
-    def __call__(self, keys, sources)->list: # HTML of each
+    def __call__(self, keys, sources)->list: # of each its src, a data URI, or an alert: why there is none
         "The pictures of `sources`, known by `keys`."
         new = {k: s for k, s in zip(keys, sources) if k not in self.made}
         with ThreadPoolExecutor(2) as pool: self.made |= zip(new, pool.map(self.one, new.values()))

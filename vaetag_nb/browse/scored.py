@@ -10,9 +10,10 @@ import html
 import ipywidgets as W, numpy as np
 from fastcore.basics import patch
 from .dashboard import Dashboard
-from .list import TagList, Thumbs, quietly, wall
+from .list import TagList, Thumbs, quietly
 from .scores import TagScores
 from .tags import found_with, small_table
+from .wall import Wall, large
 from ..core.errors import VaetagError
 from ..data.corrections import Corrections
 from ..eval.suspects import HIGH, LOW, worst_first
@@ -29,7 +30,7 @@ class ScoredBrowser(Dashboard):
                  most=24,  # thumbnails at a time
                  corrections='corrections.csv', # file that marked corrections are written to; what it holds is shown
                  min_positives=10): # tags on fewer pictures give no doubtful labels: the model cannot know them
-        self.scored, self.most, self.thumbs, self.least = scored, most, Thumbs(side), min_positives
+        self.scored, self.most, self.thumbs, self.big, self.least = scored, most, Thumbs(side), Thumbs(400, keep=8), min_positives
         self.names, self.own = scored.tagger.vocab.names, np.asarray(scored.thresholds, np.float32)
         self.limits, self.known = self.own.copy(), scored.truth is not None     # (K,) thresholds, as moved
         self.by, self.marks = getattr(scored, 'by', None) or TagScores(scored.scores, scored.truth), Corrections(corrections) if self.known else None
@@ -48,9 +49,10 @@ class ScoredBrowser(Dashboard):
         self.reset = W.Button(description='as fitted', tooltip="back to the model's own threshold", layout=W.Layout(width='90px'))
         self.show = W.Dropdown(description='show', options=['all', 'predicted'] + ['hit', 'false alarm', 'missed', *DOUBTS]*self.known, value='all', layout=W.Layout(width='250px'), **auto)
         self.page = W.BoundedIntText(description='page', min=1, max=1, value=1, layout=W.Layout(width='130px'), **auto)
-        self.note, self.sheet, self.pairs, self.said = (W.HTML() for _ in range(4))
+        self.note, self.view, self.pairs, self.said = (W.HTML() for _ in range(4))
+        self.wall = Wall(side=side, multiple=self.known)
         self.ui = self.lay_out(auto)
-        self.threshold.observe(self.move, 'value'); self.show.observe(self.turn, 'value'); self.page.observe(self.update, 'value')
+        self.threshold.observe(self.move, 'value'); self.show.observe(self.turn, 'value'); self.page.observe(self.update, 'value'); self.wall.observe(self.enlarge, 'at')
         self.reset.on_click(lambda _: setattr(self.threshold, 'value', float(self.own[self.tag.value])) if self.tag.value is not None else None)
         self.list.refilter()
 
@@ -65,15 +67,15 @@ def lay_out(self:ScoredBrowser, auto)->W.Widget:
     "Put the controls together; fits a notebook of 1100 pixels. Where no truth is known there is nothing to correct."
     line = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))
     button = lambda d, tip, do: (b := W.Button(description=d, tooltip=tip, layout=W.Layout(width='auto')), b.on_click(lambda _: do()))[0]
-    self.pick = W.SelectMultiple(description='on this page', rows=5, layout=W.Layout(width='430px'), **auto)
-    self.wrong = button('selected are wrong', 'mark: the tag is to be removed where it stands, added where it is missing', lambda: self.correct(self.pick.value))
-    self.all_wrong = button('all of this page are wrong', 'mark every picture that is shown', lambda: self.correct([v for _, v in self.pick.options]))
-    self.right = button('unmark selected', 'take the marks away', lambda: self.correct(self.pick.value, False))
+    self.wrong = button('selected are wrong', 'mark: the tag is to be removed where it stands, added where it is missing', lambda: self.correct(self.picked()))
+    self.all_wrong = button('all of this page are wrong', 'mark every picture that is shown', lambda: self.correct(self.shown()))
+    self.right = button('unmark selected', 'take the marks away', lambda: self.correct(self.picked(), False))
     self.file = W.Text(description='file', value=str(self.marks.path) if self.known else '', layout=W.Layout(width='300px'), **auto)
     self.save = button('write corrections', 'write the file of corrections', self.write)
-    self.repair = W.VBox([line(self.pick, W.VBox([line(self.wrong, self.all_wrong, self.right), line(self.file, self.save), self.said]))], layout=W.Layout(display=None if self.known else 'none'))
+    hint = W.HTML('<small>A click selects a picture, shift and click all up to it, a double click or Enter shows it large.</small>')
+    self.repair = W.VBox([hint, line(self.wrong, self.all_wrong, self.right), line(self.file, self.save, self.said)], layout=W.Layout(display=None if self.known else 'none'))
     return W.VBox([W.HBox([self.list.ui, W.VBox([line(self.threshold, self.reset), line(self.show, self.page), self.note, self.pairs], layout=W.Layout(flex='1 1 330px'))],
-                          layout=W.Layout(flex_flow='row wrap', align_items='flex-start')), self.sheet, self.repair], layout=W.Layout(max_width='1080px'))
+                          layout=W.Layout(flex_flow='row wrap', align_items='flex-start')), self.wall, self.repair, self.view], layout=W.Layout(max_width='1080px'))
 
 @patch
 def doubts(self:ScoredBrowser):
@@ -153,23 +155,37 @@ def shown(self:ScoredBrowser)->list: # (row, tag) of each picture of the page
     return list(zip(self.rows[at:at + self.most].tolist(), self.of[at:at + self.most].tolist()))
 
 @patch
-def figure(self:ScoredBrowser, n, i, k, img)->str:
+def picked(self:ScoredBrowser)->list: some = self.shown(); return [some[i] for i in self.wall.selected]
+
+@patch
+def item(self:ScoredBrowser, i, k, thumb)->dict: # of the wall
     "Picture `i` with its score for tag `k`, what became of it, and whether its label is to be corrected."
-    p, s = self.scored.pictures[i], float(self.by.scores[i, k])
+    p, s, all_tags = self.scored.pictures[i], float(self.by.scores[i, k]), self.show.value == DOUBTS[2]
     over, true = s >= self.limits[k], self.known and bool(self.by.truth[i, k] > 0)
     end = ENDED[2*over + true if self.known else 4*over]
     act = self.known and self.marks.get(p.name, self.names[k])
-    words = [f'{n}. ' if self.known else '', f'{s:.2f} {end}', f'<br>{html.escape(self.names[k])}' if self.show.value == DOUBTS[2] else '', f'<br><b>to {act}</b>' if act else '']
-    return (f'<figure title="{html.escape(p.name or "")}" style="margin:0;max-width:{self.thumbs.side + 6}px;border:3px {"dashed" if act else "solid"} {ENDS[end]}">{img}'
-            f'<figcaption style="font:12px system-ui,sans-serif;overflow-wrap:anywhere">{"".join(words)}</figcaption></figure>')
+    words = [f'{s:.2f} {end}', f'<br>{html.escape(self.names[k])}'*all_tags, f'<br><b>to {act}</b>' if act else '']
+    return thumb | dict(title=f'{p.name or ""}' + f': {self.names[k]}'*all_tags, caption=''.join(words), colour=ENDS[end], dashed=bool(act))
+
+@patch
+def enlarge(self:ScoredBrowser, _=None):
+    "Show the picture that is open, with its tags, predicted and true ones, the surest first."
+    if self.wall.at is None: self.view.value = ''; return
+    i, k = self.shown()[self.wall.at]
+    p, s = self.scored.pictures[i], self.by.row(i)
+    end = 2*(s >= self.limits) + (self.by.truth[i].toarray()[0] > 0) if self.known else 4*(s >= self.limits)
+    some = self.list.among[(end[self.list.among] > 0) | (self.list.among == k)]
+    def word(j):
+        e, act, name = ENDED[end[j]], self.known and self.marks.get(p.name, self.names[j]), html.escape(self.names[j])
+        return f'{f"<b>{name}</b>" if j == k else name} <span style="white-space:nowrap;border-bottom:3px solid {ENDS[e]}">{s[j]:.2f} {e}{f", to {act}" if act else ""}</span>'
+    self.view.value = large(self.big([i], [p.source])[0], p.name or '', map(word, some[np.argsort(-s[some], kind='stable')]))
 
 @patch
 def update(self:ScoredBrowser, _=None):
     "Show a page of pictures, and what the threshold comes to."
     k = self.tag.value
     if k is None and self.show.value != DOUBTS[2]:
-        self.note.value, self.sheet.value = '<span class="vt-note">no tag has this in its name</span>', ''
-        self.pick.options = []
+        self.note.value, self.wall.items = '<span class="vt-note">no tag has this in its name</span>', []
         return
     some = self.shown()
     if self.show.value == DOUBTS[2]: said = f'<b>all tags</b> &middot; {len(self.doubt)} labels that the scores contradict, the worst {len(self.rows)} of them'
@@ -179,22 +195,20 @@ def update(self:ScoredBrowser, _=None):
     else: said = f'{self.predicted[k]} of {len(self.scored.pictures)} pictures predicted'
     if self.show.value != DOUBTS[2]: said = f'<b>{html.escape(self.names[k])}</b> &middot; threshold {self.limits[k]:.2f} &middot; {said}'
     self.note.value = f'<span class="vt-note">{said}<br>{len(self.rows)} pictures &middot; page {self.page.value} of {self.page.max}</span>'
-    imgs = self.thumbs([i for i, _ in some], [self.scored.pictures[i].source for i, _ in some])
-    self.sheet.value = wall(self.figure(n + 1, i, t, img) for n, ((i, t), img) in enumerate(zip(some, imgs)))
-    if self.known:
-        options = [(f'{n + 1}. {self.scored.pictures[i].name}: {self.names[t]}', (i, t)) for n, (i, t) in enumerate(some)]
-        if list(self.pick.options) != options: self.pick.options = options
-        self.tell()
+    thumbs = self.thumbs([i for i, _ in some], [self.scored.pictures[i].source for i, _ in some])
+    self.wall.label = 'doubtful labels' if self.show.value == DOUBTS[2] else f'pictures by their score for {self.names[k]}'
+    self.wall.items = [self.item(i, t, thumb) for (i, t), thumb in zip(some, thumbs)]
+    self.enlarge()
+    if self.known: self.tell()
 
 # %% ../../nbs/10_browse/30_scored.ipynb #02ff3ef2
 @patch
 def correct(self:ScoredBrowser, pairs, wrong=True):
     "Mark labels (row, tag) as wrong, or take the marks away."
+    if not pairs: self.tell('no picture is selected'); return
     for i, k in pairs:
         self.marks.mark(self.scored.pictures[i].name, self.names[k], ('remove' if self.by.truth[i, k] > 0 else 'add') if wrong else None)
-    kept = self.pick.value
     self.update()
-    self.pick.value = tuple(v for v in kept if v in [o for _, o in self.pick.options])
 
 @patch
 def tell(self:ScoredBrowser, problem=''):

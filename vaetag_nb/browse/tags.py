@@ -10,7 +10,8 @@ import html, io
 import ipywidgets as W, matplotlib.pyplot as plt, numpy as np, pandas as pd
 from fastcore.basics import patch
 from .dashboard import Dashboard
-from .list import TagList, Thumbs, quietly, wall
+from .list import TagList, Thumbs, quietly
+from .wall import Wall, large
 from ..charts import CHART_STYLE, svg_curves
 from ..data.table import TagTable
 from ..data.tags import CATEGORIES
@@ -51,21 +52,21 @@ class TagBrowser(Dashboard):
     def __init__(self, table:TagTable,
                  side=96,  # longest side of a thumbnail, pixels
                  most=24): # thumbnails at a time
-        self.table, self.most, self.counts, self.thumbs = table, most, table.counts(), Thumbs(side)
+        self.table, self.most, self.counts, self.thumbs, self.big = table, most, table.counts(), Thumbs(side), Thumbs(400, keep=8)
         self.by_tag = table.labels.tocsc()
         kinds = np.array([CATEGORIES.get(int(c), str(c)) for c in table.vocab.categories], str)
         self.list = TagList(table.vocab, dict(pictures=(self.counts, '{:8d}'), share=(self.counts/max(1, len(table)), '{:6.1%}'), category=(kinds, '{:>9}')), self.turn, rows=15)
         self.search, self.tag = self.list.search, self.list.tag
         auto = dict(style=dict(description_width='auto'))
         self.page = W.BoundedIntText(description='page', min=1, max=1, value=1, layout=W.Layout(width='130px'), **auto)
-        self.note, self.pairs, self.sheet, self.problems = (W.HTML() for _ in range(4))
+        self.note, self.pairs, self.view, self.problems = (W.HTML() for _ in range(4))
+        self.wall = Wall(side=side)
         self.tail = W.HTML(self.tail_svg(), layout=W.Layout(width='330px'))
         self.problems.value = '' if not table.report.counts else table.report._repr_html_()
         self.ui = W.VBox([self.problems, W.HBox([self.list.ui, W.VBox([self.pairs, self.tail])], layout=W.Layout(flex_flow='row wrap', align_items='flex-start')),
-                          W.HBox([self.note, self.page], layout=W.Layout(align_items='center', justify_content='space-between')), self.sheet], layout=W.Layout(max_width='1080px'))
-        self.page.observe(self.update, 'value')
+                          W.HBox([self.note, self.page], layout=W.Layout(align_items='center', justify_content='space-between')), self.wall, self.view], layout=W.Layout(max_width='1080px'))
+        self.page.observe(self.update, 'value'); self.wall.observe(self.enlarge, 'at')
         self.list.refilter()
-
 
     def tail_svg(self)->str:
         "How many pictures each tag has, from the commonest to the rarest."
@@ -93,9 +94,17 @@ def turn(self:TagBrowser, _=None):
 def update(self:TagBrowser, _=None):
     "Show a page of the pictures of the chosen tag."
     rows, at = self.rows, (self.page.value - 1)*self.most
-    if self.tag.value is None: self.note.value, self.sheet.value = '<span class="vt-note">no tag has this in its name</span>', ''; return
-    some = rows[at:at + self.most].tolist()
+    if self.tag.value is None: self.note.value, self.wall.items = '<span class="vt-note">no tag has this in its name</span>', []; return
+    some = self.shown = rows[at:at + self.most].tolist()
     self.note.value = (f'<span class="vt-note"><b>{html.escape(self.table.vocab[self.tag.value])}</b> &middot; {len(rows)} of {len(self.table)} pictures &middot; '
-                       f'page {self.page.value} of {self.page.max}</span>')
-    hint = lambda i: html.escape(f'{self.table.ids[i]}: {", ".join(self.table.tags(i))}')
-    self.sheet.value = wall(f'<figure title="{hint(i)}" style="margin:0;max-width:{self.thumbs.side}px">{t}</figure>' for i, t in zip(some, self.thumbs(some, [self.table.paths[i] for i in some])))
+                       f'page {self.page.value} of {self.page.max} &middot; a click shows a picture large</span>')
+    hint = lambda i: f'{self.table.ids[i]}: {", ".join(self.table.tags(i))}'
+    self.wall.label = f'pictures of {self.table.vocab[self.tag.value]}'
+    self.wall.items = [t | dict(title=hint(i)) for i, t in zip(some, self.thumbs(some, [self.table.paths[i] for i in some]))]
+
+@patch
+def enlarge(self:TagBrowser, _=None):
+    "Show the picture that is open, with all its tags."
+    if self.wall.at is None: self.view.value = ''; return
+    i = self.shown[self.wall.at]
+    self.view.value = large(self.big([i], [self.table.paths[i]])[0], self.table.ids[i], [html.escape(t) + f' ({w:g})'*(w != 1) for t, w in self.table.tags(i).items()])
