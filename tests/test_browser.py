@@ -267,6 +267,16 @@ def move_wall_open(page, expect):
     options.nth(1).click(); expect(large).to_have_count(1, timeout=30_000)
     page.locator('.widget-select select').last.select_option(index=0); expect(large).to_have_count(0, timeout=30_000)
 
+def move_wall_go(page, expect):
+    "A click on a neighbour goes there, and so does Enter."
+    note, near = page.locator('.vt-note').first, page.locator('.vt-wall').last.get_by_role('option')
+    for how in ('click', 'Enter'):
+        number = near.nth(1).inner_text().strip()
+        if how == 'click': near.nth(1).click()
+        else: near.nth(1).focus(); page.keyboard.press('Enter')
+        expect(note).to_contain_text(f'{number} of 24', timeout=30_000)
+        expect(near.nth(1)).not_to_have_text(number)
+
 def move_monitor(page, expect):
     "The curves grow by themselves while another process writes; a figure, an average, a time of the pictures can be chosen."
     cell = page.locator('table').last
@@ -289,7 +299,7 @@ def move_monitor(page, expect):
     page.wait_for_timeout(1500)
     assert picture.screenshot() != before
 
-MOVES = dict(monitor=(move_monitor,), toy=(move_dashboard, move_evidence), scored=(move_scored, move_corrections, move_wall_keys), tags=(move_tags, move_wall_open), latents=(move_latents,), reconstructions=(move_reconstructions,), translation=(move_translation,), generation=(move_generation,))
+MOVES = dict(monitor=(move_monitor,), toy=(move_dashboard, move_evidence), scored=(move_scored, move_corrections, move_wall_keys), tags=(move_tags, move_wall_open), latents=(move_latents, move_wall_go), reconstructions=(move_reconstructions,), translation=(move_translation,), generation=(move_generation,))
 # the fourth tutorial trains for ten minutes on data outside the project; its dashboard is opened above
 TUTORIALS = ['nbs/tutorials/01_quickstart.ipynb', 'nbs/tutorials/02_latent_tagger.ipynb', 'nbs/tutorials/03_timm_tagger.ipynb']
 

@@ -100,7 +100,7 @@ def test_browsers_open_by_one_call(toy, tmp_path):
     l = dashboards.latents(tmp_path/'store', tagger.codec, side=48)
     before = l.sheet.value
     l.next.click()
-    assert '2 of 24' in l.note.value and l.sheet.value != before and l.near.value.count('<img') == 6 and l.decoded.value
+    assert '2 of 24' in l.note.value and l.sheet.value != before and sum('src' in i for i in l.near.items) == 6 and l.decoded.value
     r = dashboards.reconstructions({'a': tagger.codec, 'b': tagger.codec}, table.paths[:5], side=48)
     assert r.figures['a'].equals(r.figures['b']) and r.order[0] == r.figures['a']['psnr'].idxmin()
     nets = [generator('residual', tagger.codec.channels, 0, n, ngf=8, n_res_blocks=1) for n in 'GF']

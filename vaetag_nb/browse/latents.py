@@ -12,11 +12,12 @@ from fastcore.basics import patch
 from PIL import Image
 from .dashboard import Dashboard
 from .latent_edit import LatentEditor
+from .list import Thumbs
 from .tags import figure_png, small_table
+from .wall import Wall
 from ..core.errors import VaetagError
-from ..data.images import ImageError, load_image
 from ..latents.store import LatentStore
-from ..pictures import channel_sheet, data_uri, thumbnail, to_image, to_png
+from ..pictures import channel_sheet, thumbnail, to_image, to_png
 
 # %% ../../nbs/10_browse/10_latents.ipynb #852ecd25
 def pooled(store:LatentStore,
@@ -74,13 +75,14 @@ class LatentBrowser(Dashboard):
         self.position = W.BoundedIntText(description='latent', min=1, max=len(store), value=1, layout=W.Layout(width='150px'), **auto)
         self.next, self.prev = (W.Button(description=d, icon=f'arrow-{i}', layout=W.Layout(width='110px')) for d, i in (('next', 'right'), ('previous', 'left')))
         self.space = W.Dropdown(description='numbers in', options=[('model space', 'model'), ('raw space', 'raw')], value='model', layout=W.Layout(width='220px'), **auto)
-        self.note, self.stats, self.near = (W.HTML() for _ in range(3))
+        self.note, self.stats, self.near, self.thumbs = W.HTML(), W.HTML(), Wall(label='most like it'), Thumbs(96)
         self.sheet, self.hist, self.decoded, self.rgb = (W.Image(format='png', layout=W.Layout(object_fit='contain')) for _ in range(4))
         titled = lambda t, w: W.VBox([W.HTML(f'<b>{t}</b>'), w], layout=W.Layout(margin='0 14px 8px 0'))
         row = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='flex-start'))
         views = [titled('channels', self.sheet), titled('principal components', self.rgb), *([titled('decoded', self.decoded)] if codec is not None else []), titled('values', self.hist), titled('each channel', self.stats)]
-        self.ui = W.VBox([row(self.prev, self.next, self.position, self.space), self.note, row(*views), titled(f'most like it of {len(self.among)}', self.near), *([titled('change it', self.editor.ui)] if self.editor else [])], layout=W.Layout(max_width='1080px'))
+        self.ui = W.VBox([row(self.prev, self.next, self.position, self.space), self.note, row(*views), titled(f'most like it of {len(self.among)}; a click goes there', self.near), *([titled('change it', self.editor.ui)] if self.editor else [])], layout=W.Layout(max_width='1080px'))
         for w in (self.position, self.space): w.observe(self.update, 'value')
+        self.near.observe(self.go, 'at')
         self.prev.on_click(lambda _: self.step(-1)); self.next.on_click(lambda _: self.step(1))
         self.update()
 
@@ -112,14 +114,17 @@ def neighbours(self:LatentBrowser, i)->np.ndarray: # rows of the store
     return both[nearest_rows(pooled(self.store, both), int(np.searchsorted(both, i)))]
 
 @patch
-def near_html(self:LatentBrowser, i)->str:
-    "The neighbours of latent `i`: thumbnails where their pictures can be read, names elsewhere."
-    def one(j):
-        path = self.store.index['path'].iloc[j]
-        try: inner = f'<img src="{data_uri(thumbnail(load_image(os.path.join(self.store.meta.get("root") or "", path)), 96))}" alt="">'
-        except ImageError as e: inner = f'<span>{html.escape(e.reason)}</span>'
-        return f'<figure style="margin:0;max-width:110px;font-size:11px" title="{html.escape(os.path.basename(str(path)))}">{inner}<figcaption>{j + 1}</figcaption></figure>'
-    return f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(one(int(j)) for j in self.neighbours(i))}</div>'
+def near_items(self:LatentBrowser, i)->list:
+    "The neighbours of latent `i`: thumbnails where their pictures can be read, the reason elsewhere."
+    self.nearest = self.neighbours(i).tolist()
+    paths = [str(p) for p in self.store.index['path'].iloc[self.nearest]]
+    thumbs = self.thumbs(self.nearest, [os.path.join(self.store.meta.get('root') or '', p) for p in paths])
+    return [t | dict(title=f'{j + 1}: {os.path.basename(p)}', caption=str(j + 1)) for j, p, t in zip(self.nearest, paths, thumbs)]
+
+@patch
+def go(self:LatentBrowser, _=None):
+    "Take up the neighbour that was clicked."
+    if self.near.at is not None: self.position.value = self.nearest[self.near.at] + 1
 
 @patch
 def update(self:LatentBrowser, _=None):
@@ -128,7 +133,7 @@ def update(self:LatentBrowser, _=None):
     raw, z = self.store.read([i]), self.store.read_model([i], None if self.codec is None else self.codec.convention)
     self.rgb.value = to_png(colours(self.store.read_model([i])[0], self.basis, self.side))
     self.sheet.value = to_png(channel_sheet(z, 2*self.side))
-    self.hist.value, self.near.value = histograms(raw[0], z[0]), self.near_html(i)
+    self.hist.value, self.near.items = histograms(raw[0], z[0]), self.near_items(i)
     self.stats.value = small_table(channel_table((z if self.space.value == 'model' else raw)[0]))
     if self.codec is not None:
         with torch.inference_mode(): self.decoded.value = to_png(thumbnail(to_image(self.codec.decode(z)), self.side))
