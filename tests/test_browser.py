@@ -277,6 +277,22 @@ def move_wall_go(page, expect):
         expect(note).to_contain_text(f'{number} of 24', timeout=30_000)
         expect(near.nth(1)).not_to_have_text(number)
 
+def move_wall_region(page, expect):
+    "A rectangle that is dragged over the decoded picture moves the sliders, a slider moves the rectangle."
+    region, note, readouts = page.locator('.vt-region'), page.locator('.vt-note').last, page.locator('.widget-readout:visible')
+    page.get_by_label('make the region').select_option('the mean of the latent')
+    expect(note).to_contain_text('the mean of the latent, in', timeout=30_000)
+    region.scroll_into_view_if_needed()
+    at, inset = region.bounding_box(), lambda: region.locator('div').evaluate('e => e.style.inset')
+    def go(y, x): page.mouse.move(at['x'] + x*at['width'], at['y'] + y*at['height'], steps=4)
+    go(.02, .03); page.mouse.down(); go(.4, .3); drawn = inset(); page.mouse.up()
+    expect(note).to_contain_text('in 0 to ', timeout=30_000); expect(readouts.filter(has_text='0% –')).to_have_count(2)
+    snapped = inset(); assert drawn != snapped and snapped.startswith('0%')
+    handle = page.locator('.widget-slider .noUi-handle:visible').nth(3)
+    handle.focus(); page.keyboard.press('End')
+    expect(readouts.filter(has_text='0% – 100%')).to_have_count(1, timeout=30_000)
+    page.wait_for_timeout(500); assert inset() != snapped
+
 def move_monitor(page, expect):
     "The curves grow by themselves while another process writes; a figure, an average, a time of the pictures can be chosen."
     cell = page.locator('table').last
@@ -299,7 +315,7 @@ def move_monitor(page, expect):
     page.wait_for_timeout(1500)
     assert picture.screenshot() != before
 
-MOVES = dict(monitor=(move_monitor,), toy=(move_dashboard, move_evidence), scored=(move_scored, move_corrections, move_wall_keys), tags=(move_tags, move_wall_open), latents=(move_latents, move_wall_go), reconstructions=(move_reconstructions,), translation=(move_translation,), generation=(move_generation,))
+MOVES = dict(monitor=(move_monitor,), toy=(move_dashboard, move_evidence), scored=(move_scored, move_corrections, move_wall_keys), tags=(move_tags, move_wall_open), latents=(move_latents, move_wall_go, move_wall_region), reconstructions=(move_reconstructions,), translation=(move_translation,), generation=(move_generation,))
 # the fourth tutorial trains for ten minutes on data outside the project; its dashboard is opened above
 TUTORIALS = ['nbs/tutorials/01_quickstart.ipynb', 'nbs/tutorials/02_latent_tagger.ipynb', 'nbs/tutorials/03_timm_tagger.ipynb']
 

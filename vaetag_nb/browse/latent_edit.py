@@ -10,11 +10,12 @@ import html
 import ipywidgets as W, numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from .dashboard import Dashboard
-from .list import alert
+from .list import alert, quietly
+from .region import Region
 from .tags import small_table
 from ..core.errors import VaetagError
 from ..core.rng import np_rng
-from ..pictures import difference, heat, strip, to_image, to_png
+from ..pictures import data_uri, difference, heat, strip, to_image, to_png
 
 # %% ../../nbs/10_browse/08_latent_edit.ipynb #9a8aba49
 EDITS = ('nothing', 'the mean of the latent', 'the other latent', 'noise', 'times the strength')
@@ -62,8 +63,11 @@ class LatentEditor(Dashboard):
         self.where = W.Combobox(description='evidence for', placeholder='a tag', continuous_update=False, options=list(tagger.vocab.names) if tagger else [], layout=W.Layout(width='250px', display=None if tagger else 'none'), **auto)
         self.note, self.tags = W.HTML(), W.HTML()
         self.image = W.Image(format='png', layout=W.Layout(object_fit='contain', max_width='1080px', width='fit-content'))
+        self.region = Region(label='decoded picture; its region is also on the two sliders')
+        self.region.observe(self.drag, 'box')
         line = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))
-        self.ui = W.VBox([line(self.other, self.share, self.where), line(self.how, self.strength), line(self.down, self.across), self.note, self.image, self.tags], layout=W.Layout(max_width='1080px'))
+        before = W.VBox([W.HTML('<span style="font:11px/14px system-ui,sans-serif;white-space:nowrap">decoded; drag a region</span>'), self.region])
+        self.ui = W.VBox([line(self.other, self.share, self.where), line(self.how, self.strength), line(self.down, self.across), self.note, W.HBox([before, self.image], layout=W.Layout(flex_flow='row wrap', align_items='flex-end')), self.tags], layout=W.Layout(max_width='1080px'))
         for w in (self.other, self.share, self.how, self.strength, self.down, self.across, self.where): w.observe(self.update, 'value')
         self.show(0)
 
@@ -74,7 +78,7 @@ class LatentEditor(Dashboard):
         "Take up latent number `i`."
         self.row, self.z = i, self.read(i)
         with torch.inference_mode(): self.before = self.codec.decode(self.z[None])[0].cpu()
-        self.first = self.scores(self.z)
+        self.first, self.region.src = self.scores(self.z), data_uri(strip([self.before], height=self.side))
         self.update()
 
     def scores(self, z): return None if self.tagger is None else np.asarray(self.tagger.net.of_inputs(z[None])[0])[0]
@@ -91,14 +95,24 @@ def changed(self:LatentEditor)->torch.Tensor: # (C, h, w)
     return edited(z, self.how.value, self.down.value, self.across.value, self.strength.value if self.how.value == 'times the strength' else min(1, self.strength.value), other)
 
 @patch
+def drag(self:LatentEditor, _=None):
+    "Set the sliders to the cells that the rectangle touches."
+    y, x = region_of(self.z.shape, self.region.box[:2], self.region.box[2:])
+    quietly(self.down, self.update, value=(y.start/self.z.shape[1], y.stop/self.z.shape[1]))
+    quietly(self.across, self.update, value=(x.start/self.z.shape[2], x.stop/self.z.shape[2]))
+    self.update()
+
+@patch
 def update(self:LatentEditor, _=None):
-    "Decode the changed latent, and score it."
+    "Decode the changed latent, and score it; the rectangle lies on the cells that change."
+    y, x = region_of(self.z.shape, self.down.value, self.across.value)
+    quietly(self.region, self.drag, 'box', box=(y.start/self.z.shape[1], y.stop/self.z.shape[1], x.start/self.z.shape[2], x.stop/self.z.shape[2]))
     try: z = self.changed()
     except VaetagError as e: self.note.value = alert(e); return
     with torch.inference_mode(): after = self.codec.decode(z[None])[0].cpu()
     a, b = to_image(self.before), to_image(after)
-    shown, said = dict(decoded=a, changed=b, difference=difference(a, b)), []
-    if self.how.value != 'nothing': said.append(f'{self.how.value}, in {" x ".join(f"{s.start} to {s.stop - 1}" for s in region_of(z.shape, self.down.value, self.across.value))} (rows x columns of cells)')
+    shown, said = dict(changed=b, difference=difference(a, b)), []
+    if self.how.value != 'nothing': said.append(f'{self.how.value}, in {" x ".join(f"{s.start} to {s.stop - 1}" for s in (y, x))} (rows x columns of cells)')
     if self.share.value > 0: said.append(f'{self.share.value:.0%} of latent {self.other.value}')
     if t := self.where.value.strip():
         try: maps = [self.tagger.net.evidence(x[None], self.tagger.vocab.rows([t]))[0, 0] for x in (self.z, z)]

@@ -16,11 +16,11 @@ from ..data.tags import CATEGORIES
 from ..pictures import data_uri, thumbnail
 
 # %% ../../nbs/10_browse/00_list.ipynb #2fb55955
-def quietly(widget, handler, **values):
+def quietly(widget, handler, heard='value', **values): # `heard`: the trait that the handler observes
     "Set traits of a widget without its handler being called, in the order given."
-    widget.unobserve(handler, 'value')
+    widget.unobserve(handler, heard)
     for k, v in values.items(): setattr(widget, k, v)
-    widget.observe(handler, 'value')
+    widget.observe(handler, heard)
 
 # %% ../../nbs/10_browse/00_list.ipynb #46966f73
 LIST_STYLE = '<style>.vt-list select{font:12px/1.35 ui-monospace,SFMono-Regular,Menlo,monospace;width:100%}.vt-head{font:11px/1.2 ui-monospace,SFMono-Regular,Menlo,monospace;white-space:pre;padding-left:5px;opacity:.8}</style>'
