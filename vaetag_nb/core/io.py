@@ -264,5 +264,5 @@ def hash_tensors(tensors:dict)->str:
     for k in sorted(tensors):
         t = tensors[k].detach().cpu().contiguous()
         h.update(f'{k}\0{t.dtype}\0{tuple(t.shape)}\0'.encode())
-        h.update(t.reshape(-1).view(torch.uint8).numpy())
+        if t.numel(): h.update(t.reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()

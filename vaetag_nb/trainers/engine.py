@@ -19,6 +19,7 @@ from ..core.rng import seeded
 from .callbacks import Checkpointer, Console, Every, JsonlLogger, KeepBest, Progress
 from .checkpoint import (RunFolder, check_settings, first_of, load_module, load_optimizer, locked, optimizer_tree, recover,
                                            write_checkpoint)
+from .content import changes
 from .optim import Ema, Part, applied, set_rates
 from .plan import PlanSampler, fingerprint, sequential
 from .processes import Processes, copy_from_main, on_main, sum_gradients, sum_tensor
@@ -386,13 +387,25 @@ def extra_of(self:Trainer, ck)->list:
     return out
 
 @patch
+def check_data(self:Trainer, s,
+               changed,    # settings that differ: with them the plan may differ
+               override):  # other labels will do
+    "Refuse other data than those that the run was started with, naming what differs."
+    where, then, now = self.run.path, s.get('data'), self.task.data_id
+    if then is None and now is not None: say(f'{where}: its checkpoint does not say what data it was started with; that they are the same is taken on trust')
+    other = {} if then is None else changes(then, now)
+    told = ', '.join(f'{k} ({how})' for k, how in other.items() if k)
+    if override and told and all(k == 'corrections' or k.endswith('labels') for k in other): say(f'{where}: overridden: {told}')
+    elif other or not changed and s['plan'] != self.plan_id:
+        raise VaetagError(f"{where}: the training data are not those that this run was started with{': '*bool(told)}{told}; {self.task.anew.format(run=where)}")
+
+@patch
 def check_same(self:Trainer, s, override):
     "Refuse a checkpoint of another run; say what makes the continuation differ from a run that was never stopped."
     where = self.run.path
     changed = check_settings(s['settings'], self.settings, override, self.task.locked, where, self.task.overridable)
     if changed: say(f'{where}: overridden: ' + ', '.join(f'{k} {a!r} -> {b!r}' for k, (a, b) in changed.items()))
-    if not changed and s['plan'] != self.plan_id or s.get('data') != self.task.data_id:
-        raise VaetagError(f'{where}: the training data are not those that this run was started with')
+    self.check_data(s, changed, override is True)
     for k, mine in dict(modules=list(self.modules), optimizers=list(self.parts)).items():
         if s[k] != mine: raise VaetagError(f'{where}: the run has the {k} {s[k]}, this task {mine}')
     for k, a, b in (('processes', s['world'], self.p.world), ('precision', s['precision'], self.precision)):

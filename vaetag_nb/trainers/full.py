@@ -7,7 +7,7 @@ __all__ = ['HEAD_RATES', 'VAE_LR', 'FullVae', 'FullLoss', 'FullConfig', 'check_f
            'train_full']
 
 # %% ../../nbs/06_trainers/70_full.ipynb #e8eb2d4d
-import dataclasses as dc
+import dataclasses as dc, shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,7 @@ from ..core.io import read_json, write_json
 from ..core.progress import say
 from ..data.images import to_float
 from ..latents.codec import Codec
-from ..latents.store import LatentStore
+from ..latents.store import LatentStore, read_meta
 from ..losses import ClassificationLoss, bce
 from ..models.latent_tagger import load_model, save_model
 from ..semantic import features
@@ -27,6 +27,7 @@ from .cached import LatentSource, encode_sides, read_sides
 from .callbacks import Samples
 from .drift import fitting_convention, say_drift
 from .checkpoint import RunFolder
+from .content import content
 from .engine import Trainer
 from .judge import judge, quick_figures
 from .optim import Muon, schedule
@@ -94,6 +95,7 @@ def check_full(cfg:FullConfig)->tuple: # `cfg` with the rates filled in, {term: 
 class FullTask(VaeBase):
     "A head and the VAE under it."
     select, goal = 'val/mAP', 'max'
+    anew = 'use another folder; model.init: {run}/best and codec.vae: {run}/best/vae start a run there from these weights'
     def __init__(self, codec, train:Pictures, val:Pictures, cfg:FullConfig, weights:dict, vocab, head, fresh=False):
         super().__init__(codec, train, val, cfg, weights, fresh)
         self.vocab = vocab
@@ -168,6 +170,7 @@ def conclude(cfg:FullConfig, sides:dict, device)->dict:
     model, kept = load_model(best, device), {f: read_json(best/f) for f in ('drift.json', 'metrics.json') if (best/f).exists()}
     codec = Codec.from_spec(model.codec, root=best, device=device)
     wanted = {k: t for k, t in sides.items() if k != 'train' or cfg.eval.baselines}
+    if (out/'latents/meta.json').exists() and read_meta(out/'latents')['vae']['fingerprint'] != codec.fingerprint: shutil.rmtree(out/'latents')   # of what was best before the run went on
     encode_sides(wanted, codec, out/'latents', cfg.image.plain().preprocess(), max_bad=cfg.data.max_bad, dtype='fp32', batch_size=cfg.codec.batch_size)
     sources = {k: LatentSource(LatentStore.open(out/'latents'), t) for k, t in wanted.items()}
     thresholds, results = judge(model.head, sources, model.vocab, out/'evaluation', cfg.eval, cfg.seed)
@@ -186,6 +189,7 @@ def train_full(cfg:FullConfig, resume='auto')->RunResult:
     on_main(p, lambda: sides.update(read_sides(cfg.data, cfg.out, cfg.seed)))
     sides = sides or read_sides(cfg.data, cfg.out, cfg.seed)
     task = full_task(cfg, weights, sides, codec)
+    task.data_id = content({k: (t.ids, t.labels) for k, t in sides.items()}, task.vocab, cfg.data.corrections)
     trainer = Trainer(task, out, callbacks=[Samples(1)] if task.names else [], eval_first=bool(cfg.model.init), **cfg.trainer()).fit(resume)
     def end():
         chosen = read_json(out/'best.json')

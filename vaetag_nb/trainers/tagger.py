@@ -31,6 +31,7 @@ from ..models.latent_tagger import SIZES, build_head, init_from, load_model, sav
 from .cached import LatentSource, encode_sides, read_sides, same_shape
 from .fresh import FreshPictures, encoded, warn_of_sides
 from .checkpoint import RunFolder
+from .content import content
 from .engine import Trainer
 from .baselines import pooled
 from .loss_settings import ClassificationConfig, LossMode, Partners, SemanticConfig, WithPartners, term_of_all, term_of_triplets
@@ -230,6 +231,7 @@ def first_head(cfg,         # settings of `train decoder` or `train full`
 class DecoderTask(Task):
     "A head on the latents of a frozen VAE."
     select, goal, averaged = 'val/mAP', 'max', ['head']
+    anew = 'use another folder; model.init: {run}/best starts a run there from these weights'
     def __init__(self, cfg:DecoderConfig,
                  source, val,       # `LatentSource` (or, with `encoder`, `FreshPictures`) to learn from, and `LatentSource` to validate on
                  vocab,             # `Vocab` with the counts of the training records
@@ -335,6 +337,7 @@ class Prepared:
     vocab: object           # `Vocab`, counted on the training side
     codec: dict             # `Codec.spec`
     preprocess: dict        # `Preprocess.to_dict`
+    content: dict           # of all sides, see `content`
     encoder: object = None  # frozen `Codec` of `FreshPictures`
     old: object = None      # `TaggerModel` of `model.init`
 
@@ -361,9 +364,10 @@ def prepare(cfg:DecoderConfig, p:Processes)->Prepared:
     sides, store = sides or read_sides(cfg.data, cfg.out, cfg.seed), LatentStore.open(store_folder(cfg))
     sources = {k: LatentSource(store, t) for k, t in wanted(cfg, sides).items() if k != 'train' or not l.cache}
     if l.cache: learn = sources['train'] = LatentSource(store, sides['train'], cfg.seed, image.flip, l.noise, l.zoom, cfg.codec.sample == 'sample')
-    else: learn = FreshPictures(readable(sides['train'], sources.get('train')), cfg.image, cfg.seed, l.zoom)
+    else: learn = FreshPictures(fresh := readable(sides['train'], sources.get('train')), cfg.image, cfg.seed, l.zoom)
+    used = {k: (s.ids, s.labels) for k, s in sources.items()} | ({} if l.cache else dict(train=(fresh.ids, fresh.labels)))
     counts = np.bincount(learn.labels.indices[learn.labels.data > 0], minlength=learn.labels.shape[1])
-    return Prepared(sides, sources, learn, sides['train'].vocab.recount(counts), codec.spec(), pre.to_dict(), None if l.cache else codec, old)
+    return Prepared(sides, sources, learn, sides['train'].vocab.recount(counts), codec.spec(), pre.to_dict(), content(used, sides['train'].vocab, cfg.data.corrections), None if l.cache else codec, old)
 
 def readable(table, source): # `source`: a `LatentSource` of it, or `None`
     "The records whose pictures were encoded; all, if none has been tried."
@@ -391,7 +395,7 @@ def train_decoder(cfg:DecoderConfig)->RunResult:
     p = Processes(cfg.device)
     run = prepare(cfg, p)
     task = DecoderTask(cfg, run.learn, run.sources['val'], run.vocab, run.codec, run.preprocess, run.encoder, run.sources.get('train'), run.old)
-    run.old = None
+    run.old, task.data_id = None, run.content
     say(str(cfg.loss))
     trainer = Trainer(task, out, eval_first=cfg.model.probe_start, gradient_checkpointing=cfg.model.gradient_checkpointing, **cfg.trainer())
     trainer.fit()

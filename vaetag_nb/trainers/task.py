@@ -84,7 +84,8 @@ class Task(nn.Module):
     overridable = None     # settings that the flag --override of a verb accepts, for messages; `None`: there is no such flag
     averaged = None        # names of the modules of which moving averages are kept; `None` is all that are trained
     extra = 'extra'        # name of the checkpoint's file with what `state_dict_extra` gave; another name than `extra`: tensors by name, in a plain file
-    data_id = None         # fingerprint of the samples' content; a resumed run must have the same
+    data_id = None         # what the samples are, by `content` or a fingerprint of one's own; a resumed run must have the same
+    anew = 'use another folder' # what to do where it has not, for messages; {run} is its folder
     raw_too = True         # with moving averages, validate the weights as they are, too, and call the averages' figures `ema/...`
     counted = None         # counted(batch): how many samples are in a batch, where a source may leave some out; `None`: all
     def validate(self, trainer)->dict:

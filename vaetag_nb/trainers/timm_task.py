@@ -17,6 +17,7 @@ from ..models.timm_tagger import heads_of
 from ..models.transfer import HeldRows
 from .callbacks import Checkpointer, Console, EarlyStop, Plateau, TensorBoard
 from .checkpoint import first_of
+from .content import content
 from .engine import Trainer
 from .optim import floor_of, group_table, make_optimizer, schedule
 from .sampling import sampled
@@ -40,6 +41,7 @@ def make_loss(cfg:TimmConfig, sides, mask=None)->TimmLoss: # `mask`: bool (C,), 
 class TimmTask(Task):
     "A timm network that learns tags from pictures."
     averaged = ['net']
+    anew = 'give the new run another name, with --finetune {run} to start from its weights; --override goes on with other labels'
     def __init__(self, cfg:TimmConfig, sides:TimmSides,
                  net,           # to start from, see `first_net`
                  world=1,       # processes
@@ -51,6 +53,7 @@ class TimmTask(Task):
         self.others = {s: measured_source(sides, s, self.square) for s in sides.tables if s != 'train'}
         self.loss = make_loss(cfg, sides, mask)
         self.select, self.goal = cfg.select, 'min' if cfg.eval.select == 'loss' else 'max'
+        self.data_id = content({s: (t.ids, t.labels) for s, t in sides.tables.items()}, sides.vocab, cfg.data.corrections)
         self.heads = set(heads_of(self.net))
         self.mask, self.held = mask, None   # rows of other classes, held as they are
         self.bad, self.frozen = {}, None    # {file: reason} of pictures that could not be read; whether the backbone is frozen now

@@ -23,6 +23,7 @@ from .cached import read_sides
 from .callbacks import Samples
 from .drift import fitting_convention, say_drift
 from .checkpoint import RunFolder
+from .content import content
 from .engine import Trainer
 from .optim import Muon, schedule
 from .loss_settings import LossMode
@@ -214,6 +215,7 @@ def train_vae(cfg:VaeConfig, resume='auto')->RunResult:
     on_main(p, read)
     if not sides: read()
     task = vae_task(cfg, (codec or start_codec(cfg, sides['train'].paths)).to(p.device), sides)
+    task.data_id = content({k: (t.ids, t.labels if task.semantic else None) for k, t in sides.items()})
     best = vae_trainer(cfg, task).fit(resume).run.best
     say_drift(read_json(best/'drift.json'))
     if cfg.data.folders and task.fresh: on_main(p, lambda: keep_scale(best, sides['train'].paths, task.source.pre, p.device))

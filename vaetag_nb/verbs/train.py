@@ -72,7 +72,7 @@ def _flags():
     @dc.dataclass
     class TimmFlags(TimmConfig):
         resume: str|None = None     # run folder to go on with; only the name, epochs and how it is saved and logged may differ
-        override: bool = False      # resume: other settings may differ, too
+        override: bool = False      # resume: other settings may differ, and labels, too
     return TimmConfig, TimmFlags
 
 @verb('train timm')
