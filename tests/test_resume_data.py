@@ -11,8 +11,6 @@ from vaetag_nb.trainers.tagger import DecoderConfig, train_decoder
 from vaetag_nb.trainers.timm import train_timm
 from vaetag_nb.trainers.timm_settings import TimmConfig
 from vaetag_nb.trainers.vae import VaeConfig, train_vae
-import vaetag_nb.cli  # noqa: F401 (registers all verbs)
-from vaetag_nb.verbs.base import shell
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
