@@ -293,6 +293,15 @@ def move_wall_region(page, expect):
     expect(readouts.filter(has_text='0% – 100%')).to_have_count(1, timeout=30_000)
     page.wait_for_timeout(500); assert inset() != snapped
 
+def move_limits(page, expect):
+    "A threshold that was moved is written to a file, and the line says how it is used."
+    said, slider = page.locator('.vt-limits'), page.locator('.widget-slider .noUi-handle:visible').first
+    expect(said).to_have_text('0 moved', timeout=30_000)
+    slider.focus(); page.keyboard.press('ArrowRight')
+    expect(said).to_have_text('1 moved, 1 not yet written', timeout=30_000)
+    page.get_by_role('button', name='write thresholds').click()
+    expect(said).to_contain_text('--threshold own_thresholds.csv', timeout=30_000)
+
 def move_monitor(page, expect):
     "The curves grow by themselves while another process writes; a figure, an average, a time of the pictures can be chosen."
     cell = page.locator('table').last
@@ -315,7 +324,7 @@ def move_monitor(page, expect):
     page.wait_for_timeout(1500)
     assert picture.screenshot() != before
 
-MOVES = dict(monitor=(move_monitor,), toy=(move_dashboard, move_evidence), scored=(move_scored, move_corrections, move_wall_keys), tags=(move_tags, move_wall_open), latents=(move_latents, move_wall_go, move_wall_region), reconstructions=(move_reconstructions,), translation=(move_translation,), generation=(move_generation,))
+MOVES = dict(monitor=(move_monitor,), toy=(move_dashboard, move_evidence), scored=(move_scored, move_corrections, move_wall_keys, move_limits), tags=(move_tags, move_wall_open), latents=(move_latents, move_wall_go, move_wall_region), reconstructions=(move_reconstructions,), translation=(move_translation,), generation=(move_generation,))
 # the fourth tutorial trains for ten minutes on data outside the project; its dashboard is opened above
 TUTORIALS = ['nbs/tutorials/01_quickstart.ipynb', 'nbs/tutorials/02_latent_tagger.ipynb', 'nbs/tutorials/03_timm_tagger.ipynb']
 

@@ -160,3 +160,30 @@ def test_evidence_over_the_picture(kind, toy, tmp_path):
     assert d.heat.value != first
     d.where.value = '<b>'
     assert d.heat.value == b'' and 'role="alert"' in d.found.value and '<b>' not in d.found.value.split('role="alert">')[1][:-4]
+
+def test_moved_thresholds_are_those_of_tag_and_eval(toy, tmp_path):
+    "Moved in two dashboards, written to one file: tagging and measuring with it find what the dashboards show."
+    import json, pandas as pd
+    from vaetag_nb import dashboards
+    import vaetag_nb.cli  # noqa: F401 (registers all verbs)
+    from vaetag_nb.verbs.base import shell
+    table, tagger, scored = toy
+    own, names = tmp_path/'own.csv', tagger.vocab.names
+    b, q = dashboards.tag_browser(scored, most=4, thresholds=own), dashboards.quality(scored, thresholds=own)
+    b.threshold.value = round(float(np.sort(scored.scores[:, b.tag.value])[-3]), 2)
+    b.mine.save.click()
+    q.tag.value = names[b.list.among[-1]]; q.rule.value = 'level'; q.level.value = .17; q.mine.save.click()
+    assert own.read_text().count('\n') == 3 and '2 moved' in dashboards.tag_browser(scored, most=4, thresholds=own).mine.said.value
+    limits = np.array(tagger.thresholds()); limits[b.tag.value] = b.threshold.value; limits[b.list.among[-1]] = .17
+    assert (tagger.thresholds(own) == limits).all()
+    status, out, err = shell('tag', table.paths[0], '--model', str(tagger.folder), '--threshold', str(own), '--out', str(tmp_path/'t.json'))
+    assert status == 0, err
+    said = json.loads((tmp_path/'t.json').read_text())
+    assert said['options']['threshold'] == pytest.approx({names[b.tag.value]: b.threshold.value, names[b.list.among[-1]]: .17})
+    assert {t['tag'] for t in said['images'][0]['tags']} == {names[k] for k in b.list.among if scored.scores[0, k] >= limits[k]}
+    assert shell('eval', 'tagger', '--model', str(tagger.folder), '--data', str(tagger.folder.parent/'scenes/data.json'), '--thresholds', str(own), '--out', str(tmp_path/'e'))[0] == 0
+    measured = pd.read_csv(tmp_path/'e/evaluation_results.csv').set_index('class_name')
+    k = b.tag.value; assert measured.precision[names[k]] == pytest.approx(b.figures[0, k], abs=1e-5) and measured.threshold[names[k]] == pytest.approx(limits[k])
+    own.write_text(f'name,threshold\n{names[3]}x,.5\n')
+    status, out, err = shell('tag', table.paths[0], '--model', str(tagger.folder), '--threshold', str(own))
+    assert status == 1 and f'own.csv: line 2: the model has no tag {names[3] + "x"!r}. Did you mean {names[3]!r}' in err and len(err.strip().splitlines()) == 1

@@ -246,15 +246,15 @@ def tag_browser(predictions, # `Scored`; a `Tagger`, its run or folder; `Scores`
     "A table of tags, the pictures of each by falling score, a threshold for each that can be moved, and label errors to correct."
     return ScoredBrowser(scored_of(predictions, images), **options)
 
-def quality(predictions, images=None)->QualityBrowser:
+def quality(predictions, images=None, **options)->QualityBrowser: # of `browse.quality.QualityBrowser`
     "Figures by category at thresholds that can be moved, tags mistaken for others, the calibration curve; arguments as of `tag_browser`."
-    return QualityBrowser(scored_of(predictions, images))
+    return QualityBrowser(scored_of(predictions, images), **options)
 
 class PredictionPages(Dashboard):
     "Predictions by picture, by tag, and of all tags together, each page made when it is first opened."
-    def __init__(self, scored:Scored, side=240, corrections='corrections.csv'):
+    def __init__(self, scored:Scored, side=240, corrections='corrections.csv', thresholds='own_thresholds.csv'):
         self.pictures, self.tags, self.quality = Predictions(scored.tagger, scored, side=side), None, None
-        self.made = dict(tags=lambda: ScoredBrowser(scored, corrections=corrections)) | (dict(quality=lambda: QualityBrowser(scored)) if scored.truth is not None else {})
+        self.made = dict(tags=lambda: ScoredBrowser(scored, corrections=corrections, thresholds=thresholds)) | (dict(quality=lambda: QualityBrowser(scored, thresholds)) if scored.truth is not None else {})
         self.ui = W.Tab([self.pictures.ui, *(W.VBox() for _ in self.made)], titles=['picture by picture', 'tag by tag', 'all together'][:1 + len(self.made)], layout=W.Layout(max_width='1100px'))
         self.ui.observe(self.open, 'selected_index')
 

@@ -28,7 +28,7 @@ from .eval.thresholds import Thresholds, fit_thresholds
 from .infer import Tagger
 from .models.timm_folder import TimmModel, said_factors, threshold_rule
 from .networks import scores_of
-from .results import category_name
+from .results import category_name, overridden
 from .sources import gather, measure
 from .trainers.processes import dealt
 
@@ -128,12 +128,13 @@ def adopt(folder, thresholds:Thresholds|None=None,
         write_json(d/'model.json', meta | dict(thresholds=threshold_rule(t) if timm else {k: v for k, v in t.items() if k != 'per_class_thresholds'}))
 
 # %% ../nbs/08a_evaluate.ipynb #c554e5b9
-def read_thresholds(text, vocab):
-    "What `--thresholds` says: auto, a number in [0, 1], or the `Thresholds` in a file."
+def read_thresholds(text, vocab, own=None): # `own`: (K,) thresholds of tags that a CSV does not name
+    "What `--thresholds` says: auto, a number in [0, 1], the `Thresholds` in a JSON file, or an array: `own` with those of a CSV file."
     if text == 'auto': return text
+    if str(text).endswith('.csv'): return overridden(own, vocab, text)
     try: t = float(text)
     except ValueError: return Thresholds.read(text, vocab.names)
-    if not 0 <= t <= 1: raise UsageError(f'--thresholds {text}: give auto, a number from 0 to 1, or an optimal_thresholds.json')
+    if not 0 <= t <= 1: raise UsageError(f'--thresholds {text}: give auto, a number from 0 to 1, an optimal_thresholds.json, or a CSV name,threshold')
     return t
 
 # %% ../nbs/08a_evaluate.ipynb #7f2785bd
@@ -259,7 +260,7 @@ def evaluate_tagger(model,               # model folder
     if save: check_scores(save)
     if temperature: check_calibrated(tagger, model, fit)
     own = tagger.thresholds(None, rule)
-    at = own if thresholds == 'auto' else read_thresholds(thresholds, tagger.vocab)
+    at = own if thresholds == 'auto' else read_thresholds(thresholds, tagger.vocab, own)
     plan = dict(model=tagger.fingerprint) | (inputs or dict(data=str(name))) | dict(thresholds=at if isinstance(at, float) else str(thresholds), rule=rule, fit_thresholds=fit)
     plan |= (dict(objective=objective, min_positives=min_positives, fallback=fallback) if fit else {}) | (dict(fit_temperature=True, min_positives=min_positives) if temperature else {})
     plan |= dict(mode=mode, bootstrap=draws, seed=seed, keep_unlabelled=keep_unlabelled)

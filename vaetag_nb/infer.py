@@ -25,7 +25,7 @@ from .models.original import is_original, original_model
 from .networks import load_any, model_folder, network_of, same_vae
 from .pictures import heat
 from .predictions import FolderReport, FolderRun, format_of, write_predictions
-from .results import Result, Results, fitted_thresholds, overridden
+from .results import Result, Results, fitted_thresholds, overridden, read_limits
 from .sources import Picture, ahead, bf16_works, gather, is_folder, measure, pick_device
 
 # %% ../nbs/08_infer.ipynb #02cc18c7
@@ -163,7 +163,7 @@ def result(self:Tagger, p:Picture, scores, thresholds, top_k=None, error=None)->
 @patch
 def tag(self:Tagger,
         images,            # path, folder, PIL picture, tensor, or a list of these
-        threshold=None,    # instead of the model's: a number, or numbers by tag or category name
+        threshold=None,    # instead of the model's: a number, numbers by tag or category name, or a CSV `name,threshold`
         rule='auto',       # auto, tag, category, global or mcut
         top_k=None,        # tags at most for each picture
         batch_size=8,      # pictures computed at once
@@ -354,6 +354,7 @@ def tag_folder(self:Tagger,
                see=None,          # of `run`; what is done is shown, too, and computed again for it
                )->FolderReport:
     "Tag all pictures of a folder into files; stopped and run again, it goes on where it was."
+    if isinstance(threshold, (str, Path)): threshold = read_limits(threshold, self.vocab)     # the result says the numbers
     limits, format = self.thresholds(threshold, rule), format_of(out, format)
     options = dict(threshold=threshold, rule=rule, top_k=top_k, precision=self.precision)
     run = FolderRun(self, src, out, format, limits, options, existing, caption or CaptionOptions(), recursive)

@@ -35,7 +35,7 @@ def _block(r):
 # %% ../nbs/08e_outputs.ipynb #2a68f76f
 def classic_threshold(tagger:Tagger, threshold=None)->float:
     "The one threshold of the classic text: given, else the model's global one, else .35."
-    if isinstance(threshold, dict): raise UsageError('format classic has one threshold for all tags: give a number')
+    if isinstance(threshold, (dict, str, os.PathLike)): raise UsageError('format classic has one threshold for all tags: give a number')
     if threshold is not None and not 0 <= threshold <= 1: raise UsageError(f'threshold {threshold:g} is not between 0 and 1')
     return threshold if threshold is not None else (tagger.model.thresholds or {}).get('global_threshold', .35)
 

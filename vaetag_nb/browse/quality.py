@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import ipywidgets as W, numpy as np, pandas as pd
 from fastcore.basics import patch
 from .dashboard import Dashboard
+from .limits import Limits
 from .list import alert, quietly
 from .scores import TagScores
 from .tags import small_table
@@ -23,11 +24,12 @@ from ..eval.tagging import tag_metrics
 # %% ../../nbs/10_browse/35_quality.ipynb #735fccda
 class QualityBrowser(Dashboard):
     "Figures of a tagger by category, mistaken tags, and the calibration curve, at thresholds that can be moved."
-    def __init__(self, scored): # scores of pictures with their truth: `dashboards.Scored`, dense or sparse
+    def __init__(self, scored, # scores of pictures with their truth: `dashboards.Scored`, dense or sparse
+                 thresholds='own_thresholds.csv'): # file that moved thresholds are written to; what it holds is taken up
         if scored.truth is None: raise UsageError('the truth of these pictures is not known: give a TagTable, not a folder')
         self.scored, self.by = scored, getattr(scored, 'by', None) or TagScores(scored.scores, scored.truth)
-        self.vocab, self.own = scored.tagger.vocab, np.asarray(scored.thresholds, np.float32)
-        self.limits, self.cells, self.cats = self.own.copy(), self.by.cells(), np.asarray(self.vocab.categories)
+        self.vocab, self.mine = scored.tagger.vocab, Limits(scored.tagger.vocab, scored.thresholds, thresholds)
+        self.own, self.limits, self.cells, self.cats = self.mine.fitted, self.mine.now, self.by.cells(), np.asarray(self.vocab.categories)
         self.known = [int(c) for c in np.unique(self.cats) if c != 9]     # a rating has no threshold
         auto = dict(style=dict(description_width='auto'))
         name = lambda c: CATEGORIES.get(c, str(c))
@@ -41,13 +43,12 @@ class QualityBrowser(Dashboard):
         self.note, self.table, self.pairs, self.curve = (W.HTML() for _ in range(4))
         line = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='flex-start'))
         titled = lambda t, w: W.VBox([W.HTML(f'<b>{t}</b>'), w], layout=W.Layout(margin='0 18px 8px 0'))
-        self.ui = W.VBox([line(self.category, self.tag, self.rule, self.scale, self.level, self.reset), self.note, titled('figures by category', self.table),
+        self.ui = W.VBox([line(self.category, self.tag, self.rule, self.scale, self.level, self.reset), self.note, self.mine.ui, titled('figures by category', self.table),
                           line(titled('given instead of the true tag', self.pairs), titled('calibration', self.curve))], layout=W.Layout(max_width='1080px'))
         for w in (self.category, self.tag): w.observe(self.turn, 'value')
         for w in (self.rule, self.scale, self.level): w.observe(self.move, 'value')
         self.reset.on_click(lambda _: self.restore())
         self.turn()
-
 
     @property
     def chosen(self)->np.ndarray: # bool (K,)
@@ -118,6 +119,7 @@ def mistaken(self:QualityBrowser, most=12)->tuple: # DataFrame true, given, time
 def update(self:QualityBrowser, _=None):
     "Count and draw at the thresholds as they are."
     c, t = self.chosen, self.tag.value.strip()
+    self.mine.tell()
     self.table.value = small_table(self.by_category())
     if not c.any():
         self.note.value, self.pairs.value, self.curve.value = alert(f'no tag {t!r} with a threshold'), '', ''; return

@@ -10,6 +10,7 @@ import html
 import ipywidgets as W, numpy as np
 from fastcore.basics import patch
 from .dashboard import Dashboard
+from .limits import Limits
 from .list import TagList, Thumbs, quietly
 from .scores import TagScores
 from .tags import found_with, small_table
@@ -29,10 +30,11 @@ class ScoredBrowser(Dashboard):
                  side=96,  # longest side of a thumbnail, pixels
                  most=24,  # thumbnails at a time
                  corrections='corrections.csv', # file that marked corrections are written to; what it holds is shown
+                 thresholds='own_thresholds.csv', # file that moved thresholds are written to; what it holds is taken up
                  min_positives=10): # tags on fewer pictures give no doubtful labels: the model cannot know them
         self.scored, self.most, self.thumbs, self.big, self.least = scored, most, Thumbs(side), Thumbs(400, keep=8), min_positives
-        self.names, self.own = scored.tagger.vocab.names, np.asarray(scored.thresholds, np.float32)
-        self.limits, self.known = self.own.copy(), scored.truth is not None     # (K,) thresholds, as moved
+        self.names, self.mine, self.known = scored.tagger.vocab.names, Limits(scored.tagger.vocab, scored.thresholds, thresholds), scored.truth is not None
+        self.own, self.limits = self.mine.fitted, self.mine.now     # (K,) thresholds, of the model and as moved
         self.by, self.marks = getattr(scored, 'by', None) or TagScores(scored.scores, scored.truth), Corrections(corrections) if self.known else None
         tp, self.predicted, true = self.by.counts(self.limits)
         self.counts = true if self.known else self.predicted
@@ -56,10 +58,8 @@ class ScoredBrowser(Dashboard):
         self.reset.on_click(lambda _: setattr(self.threshold, 'value', float(self.own[self.tag.value])) if self.tag.value is not None else None)
         self.list.refilter()
 
-
     @property
-    def moved(self)->dict: # {tag: threshold} of the tags whose threshold is no longer the model's own
-        return {self.names[k]: round(float(self.limits[k]), 2) for k in np.flatnonzero(self.limits != self.own)}
+    def moved(self)->dict: return self.mine.moved # {tag: threshold} of the tags whose threshold is no longer the model's own
 
 # %% ../../nbs/10_browse/30_scored.ipynb #b3551af7
 @patch
@@ -75,7 +75,7 @@ def lay_out(self:ScoredBrowser, auto)->W.Widget:
     hint = W.HTML('<small>A click selects a picture, shift and click all up to it, a double click or Enter shows it large.</small>')
     self.repair = W.VBox([hint, line(self.wrong, self.all_wrong, self.right), line(self.file, self.save, self.said)], layout=W.Layout(display=None if self.known else 'none'))
     return W.VBox([W.HBox([self.list.ui, W.VBox([line(self.threshold, self.reset), line(self.show, self.page), self.note, self.pairs], layout=W.Layout(flex='1 1 330px'))],
-                          layout=W.Layout(flex_flow='row wrap', align_items='flex-start')), self.wall, self.repair, self.view], layout=W.Layout(max_width='1080px'))
+                          layout=W.Layout(flex_flow='row wrap', align_items='flex-start')), self.wall, self.repair, self.mine.ui, self.view], layout=W.Layout(max_width='1080px'))
 
 @patch
 def doubts(self:ScoredBrowser):
@@ -112,6 +112,7 @@ def move(self:ScoredBrowser, _=None):
     over = self.score >= self.limits[k]
     self.predicted[k] = over.sum()
     if self.known: self.tp[k] = (over & self.true).sum(); self.count_figures([k])
+    self.mine.tell()
     self.list.renew()
     self.turn()
 

@@ -18,11 +18,11 @@ from .base import FromData, Outcome, name_failed, named, parse, processes_of, ve
 
 # %% ../../nbs/11_verbs/40_use.ipynb #73157eb3
 def _threshold(text):
-    "`0.3` as a number, `general=.3,character=.8` as a mapping"
-    if text is None: return None
+    "`0.3` as a number, `general=.3,character=.8` as a mapping, `own.csv` as a file"
+    if text is None or '=' not in text and text.endswith('.csv'): return text
     def number(v):
         try: return float(v)
-        except ValueError: raise UsageError(f'--threshold {text}: {v!r} is not a number; give 0.3 or general=.3,character=.8') from None
+        except ValueError: raise UsageError(f'--threshold {text}: {v!r} is not a number; give 0.3, general=.3,character=.8 or a CSV name,threshold') from None
     return number(text) if '=' not in text else {k.strip(): number(v) for k, v in (p.rsplit('=', 1) if '=' in p else (p, '') for p in text.split(','))}
 
 def _shape(text):
@@ -82,7 +82,7 @@ def tag(args):
         save_predictions: Path|None = None    # folder for the scores of all tags, as eval compare reads them
         emit: Literal['embeddings']|None = None # what the last layer sees of each picture: embeddings.npz in the folder --out, or --out x.npz alone
         evidence: tuple[str, ...] = ()        # tags: a heat map of each over each picture, in the folder evidence of --out
-        threshold: str|None = None            # 0.3, or general=.3,character=.8; none: the model's own
+        threshold: str|None = None            # 0.3, or general=.3,character=.8, or a CSV name,threshold as dashboards write it; none: the model's own
         rule: Literal['auto', 'tag', 'category', 'global', 'mcut'] = 'auto' # which of the model's thresholds
         top_k: int|None = None                # tags at most for a picture, at least 1
         batch_size: int = 8                   # pictures computed at once
@@ -224,7 +224,7 @@ class EvalTagger(FromData):
     data: str                       # metadata JSON, folder, Parquet, CSV or JSONL
     split: Path|None = None         # split.parquet; or train, val or test: that side of the model's own split, else of the data's column split
     side: str|None = None           # with a split.parquet: train, val or test
-    thresholds: str = 'auto'        # auto (the model's own), a number, or an optimal_thresholds.json
+    thresholds: str = 'auto'        # auto (the model's own), a number, an optimal_thresholds.json, or a CSV name,threshold
     rule: Literal['auto', 'tag', 'category', 'global', 'mcut'] = 'auto' # with auto, which of the model's thresholds; mcut only tags
     fit_thresholds: bool = False    # fit thresholds to this data and write them into the model folder and to --out
     fit_temperature: bool = False   # fit to this data one factor per category that makes scores probabilities, and write it into the model folder (timm taggers; with --fit-thresholds where thresholds were fitted)
