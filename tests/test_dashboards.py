@@ -1,4 +1,5 @@
 """The predictions dashboard without a browser: what a control does, and what happens when something is wrong."""
+import threading, time
 import numpy as np, pytest
 from toy_tagger import toy_tagger
 from vaetag_nb.core.errors import VaetagError
@@ -110,6 +111,30 @@ def test_browsers_open_by_one_call(toy, tmp_path):
     assert '1 of 24' in t.note.value and t.image.value == made     # an untrained network changes nothing
     t.direction.value, t.before.value = 'b2a', 'VAE only'
     assert '1 of 5' in t.note.value and 'VAE only | and back' in t.note.value
+
+def test_controls_answer_while_all_is_measured(toy):
+    "A control gets its turn before the next step; the picture looked at stays; stopped, it keeps what is measured and goes on with the rest."
+    from vaetag_nb import dashboards
+    table, tagger, _ = toy
+    r = dashboards.reconstructions(tagger.codec, table.paths[:8], side=48, first=2, lpips=None)
+    steps, inside, answered, step = [], threading.Event(), threading.Event(), r.all.step
+    def watched(rows):
+        if len(steps) == 1:
+            inside.set()
+            while not r.turns.door.locked(): time.sleep(.001)     # until somebody waits
+        if len(steps) == 2: answered.wait(60)
+        step(rows); steps.append(rows)
+    r.all.step, r.all.most = watched, 1
+    r.all.button.click()
+    assert inside.wait(60) and r.all.button.description == 'stop'
+    r.next.click()
+    name = r.note.value.split('</b>')[0]
+    assert len(steps) == 2 and '2 of 2' in r.note.value and r.all.running
+    r.all.button.click(); answered.set()
+    assert r.all.join(60) and steps == [[2], [3], [4]] and (len(r.order), r.all.progress.value, r.all.button.description) == (5, 5, 'measure all')
+    assert f'{r.position.value} of 5' in r.note.value and r.note.value.split('</b>')[0] == name
+    r.all.start()
+    assert r.all.join(60) and sorted(r.order) == list(range(8)) and r.all.button.disabled
 
 def test_a_tag_over_all_pictures(toy):
     from vaetag_nb import dashboards

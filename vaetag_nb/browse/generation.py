@@ -11,6 +11,7 @@ from pathlib import Path
 import ipywidgets as W, numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from PIL import Image
+from .background import Background, Turns, in_turn
 from .dashboard import Dashboard
 from .list import alert, sheet_row
 from ..core.errors import UsageError, VaetagError
@@ -31,7 +32,7 @@ class GenerationBrowser(Dashboard):
                  identity=None): # `Identity` of pictures or its folder: how many of a cell of the sheet it recognises
         self.g = model if isinstance(model, Generator) else Generator(model, 16) if hasattr(model, 'net') else load_generator(model)
         m, auto = self.g.m, dict(style=dict(description_width='auto'))
-        self.n, self.side, self.ref, self.made = n, side, self.looked_at(ref), {}
+        self.n, self.side, self.ref, self.made, self.turns = n, side, self.looked_at(ref), {}, Turns()
         self.user = W.Dropdown(description='user', options=[str(i) for i in m.users.ids], layout=W.Layout(width='170px'), **auto)
         free = m.has_null
         self.guidance = W.FloatSlider(description='guidance', min=0, max=6, step=.25, value=m.sampling.guidance if free else 1., disabled=not free, continuous_update=False, layout=W.Layout(width='280px'), **auto)
@@ -48,11 +49,10 @@ class GenerationBrowser(Dashboard):
         self.ui.observe(self.open, 'selected_index')
         self.update()
 
-
     def open(self, _=None):
         "Make the sheet when it is first looked at."
         if self.ui.selected_index == 1 and self.sheet is None:
-            self.sheet = UserSheet(self.g, self.judge)
+            self.sheet = UserSheet(self.g, self.judge, turns=self.turns)
             self.ui.children[1].children = [self.sheet.ui]
 
     def looked_at(self, ref):
@@ -81,6 +81,7 @@ def pictures(self:GenerationBrowser)->np.ndarray: # uint8 (n, C, H, W)
     return self.made[key]
 
 @patch
+@in_turn
 def update(self:GenerationBrowser, _=None):
     "Draw what the controls say; what cannot be is said instead."
     try: x = self.pictures()
@@ -122,8 +123,9 @@ class UserSheet(Dashboard):
     def __init__(self, g,       # `Generator`
                  judge=None,    # `Identity` of pictures
                  width=960,     # of the pictures of a row, pixels
-                 keep=256):     # cells that stay in memory
-        self.g, self.width, self.keep, self.made = g, width, keep, {}
+                 keep=256,      # cells that stay in memory
+                 turns=None):   # `Turns` of others that use the generator
+        self.g, self.width, self.keep, self.made, self.rows = g, width, keep, {}, []
         self.judge, self.why = judge_for(judge, g.m)
         m, auto, ids = g.m, dict(style=dict(description_width='auto')), [str(i) for i in g.m.users.ids]
         self.users = W.SelectMultiple(description='users', options=ids, value=ids[:4], rows=min(6, max(2, len(ids))), layout=W.Layout(width='190px'), **auto)
@@ -131,13 +133,12 @@ class UserSheet(Dashboard):
         self.n = W.BoundedIntText(description='pictures in a cell', min=1, max=16, value=3, layout=W.Layout(width='190px'), **auto)
         self.steps = W.IntSlider(description='steps', min=1, max=100, value=min(100, m.sampling.steps), continuous_update=False, layout=W.Layout(width='260px'), **auto)
         self.seed = W.BoundedIntText(description='seed', min=0, max=2**31 - 1, value=0, layout=W.Layout(width='160px'), **auto)
-        self.draw = W.Button(description='draw the sheet', tooltip='draw the cells that are not drawn yet; other controls wait meanwhile', layout=W.Layout(width='130px'))
-        self.progress = W.IntProgress(description='cells', layout=W.Layout(width='240px'), **auto)
+        self.draw = Background(lambda: [c for r in self.rows for c in r], lambda: self.made, lambda some: self.made.update((c, self.cell(*c)) for c in some), self.show, turns or Turns(), 'draw the sheet', 'draw the cells that are not drawn yet; other controls go on meanwhile', 'cells', most=1)
         self.note, self.table = W.HTML(), W.HTML()
         row = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))
-        self.ui = W.VBox([row(self.users, W.VBox([row(self.guidance, self.n), row(self.steps, self.seed), row(self.draw, self.progress)])), self.note, self.table])
+        self.ui = W.VBox([row(self.users, W.VBox([row(self.guidance, self.n), row(self.steps, self.seed), self.draw.ui])), self.note, self.table])
         for w in (self.users, self.guidance, self.n, self.steps, self.seed): w.observe(self.tell, 'value')
-        self.draw.on_click(lambda _: self.show()); self.tell()
+        self.tell()
 
 # %% ../../nbs/10_browse/50_generation.ipynb #0b15b2fc
 @patch
@@ -159,27 +160,21 @@ def cell(self:UserSheet, user, guidance, steps, seed, n)->tuple: # uint8 (n, C, 
     return x, int((looked_at(self.judge.net, seen)[1].argmax(1) == int(self.judge.users.index([user])[0])).sum())
 
 @patch
-def tell(self:UserSheet, _=None, problem=''):
-    "Say what is drawn and what is not; the sheet that stands there stays."
-    try: asked = [c for r in self.cells() for c in r]
-    except VaetagError as e: self.note.value, self.draw.disabled = alert(e, 'vt-said'), True; return
-    new = sum(c not in self.made for c in asked)
-    self.progress.max, self.progress.value, self.draw.disabled = len(asked), len(asked) - new, False
-    said = [f'trained on {html.escape(self.g.m.data.get("source", "unknown"))} data', f'{len(asked) - new} of {len(asked)} cells drawn' + (f', {new*self.n.value} pictures to draw' if new else ''), 'picture k of every cell from the same noise']
-    self.note.value = f'<span class="vt-said">{" &middot; ".join(said)}</span>' + (f'<br><small>no recognised share: {html.escape(self.why)}</small>' if self.why else '') + (f'<br><span role="alert">{html.escape(problem)}</span>' if problem else '')
+def tell(self:UserSheet, _=None):
+    "Take up what is asked for, and say what of it is drawn; the sheet that stands there stays until a cell of another one is."
+    try: self.rows = self.cells()
+    except VaetagError as e: self.rows, self.note.value = [], alert(e, 'vt-said'); return self.draw.tell()
+    n, new = len(self.rows)*len(self.rows[0]), len(self.draw.left())
+    said = [f'trained on {html.escape(self.g.m.data.get("source", "unknown"))} data', f'{n - new} of {n} cells drawn' + (f', {new*self.n.value} pictures to draw' if new else ''), 'picture k of every cell from the same noise']
+    self.note.value = f'<span class="vt-said">{" &middot; ".join(said)}</span>' + (f'<br><small>no recognised share: {html.escape(self.why)}</small>' if self.why else '')
+    if not new: self.table.value = self.sheet_html(self.rows)
+    self.draw.tell()
 
 @patch
 def show(self:UserSheet):
-    "Draw what is missing, then the sheet."
-    try: rows = self.cells()
-    except VaetagError: return self.tell()
-    self.draw.disabled = True
-    try:
-        for c in (c for r in rows for c in r if c not in self.made): self.made[c] = self.cell(*c); self.progress.value += 1
-        self.table.value = self.sheet_html(rows)
-    except VaetagError as e: return self.tell(problem=str(e))
-    finally: self.draw.disabled = False
-    asked = {c for r in rows for c in r}
+    "The sheet as far as it is drawn; of other sheets the oldest cells are forgotten."
+    asked = {c for r in self.rows for c in r}
+    if self.draw.left() and not asked.isdisjoint(self.made): self.table.value = self.sheet_html(self.rows)
     for c in [c for c in self.made if c not in asked][:max(0, len(self.made) - self.keep)]: del self.made[c]
     self.tell()
 
@@ -190,10 +185,11 @@ def sheet_html(self:UserSheet, rows)->str:
     side = max(24, min(96, (self.width//len(rows[0]) - 8)//n - 2))
     share = lambda right, of: f'{right} of {of} recognised'
     def one(c):
-        x, right = self.made[c]
+        x, right = self.made.get(c, (None, None))
+        if x is None: return '&hellip;'
         said = '' if self.judge is None else 'unknown to the judge' if right is None else share(right, n)
         return f'<img src="{data_uri(strip([as_image(a) for a in x], (), side, 2), None)}" alt="user {html.escape(c[0])}, guidance {c[1]:g}"><br>{said}'
-    known = [r for r in rows if self.made[r[0]][1] is not None]
-    total = sheet_row('all', (f'<b>{share(sum(self.made[c][1] for c in column), n*len(column))}</b>' for column in zip(*known))) if known else ''
+    known = [[self.made[c][1] for c in column if self.made.get(c, (0, None))[1] is not None] for column in zip(*rows)]
+    total = sheet_row('all', (f'<b>{share(sum(k), n*len(k))}</b>' if k else '' for k in known)) if any(known) else ''
     return ('<table class="vt-sheet" style="font:12px system-ui,sans-serif;border-collapse:collapse">' + sheet_row('', (f'guidance {c[1]:g}' for c in rows[0]), 'th')
             + ''.join(sheet_row(f'user {html.escape(r[0][0])}', map(one, r)) for r in rows) + total + '</table>')

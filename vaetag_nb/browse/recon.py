@@ -10,8 +10,9 @@ import html, math
 import ipywidgets as W, numpy as np, pandas as pd
 from fastcore.basics import patch
 from PIL import Image
+from .background import Background, Turns, in_turn
 from .dashboard import Dashboard
-from .list import MeasureAll, alert, quietly, wall
+from .list import alert, quietly, wall
 from .tags import small_table
 from ..core.errors import VaetagError
 from ..core.progress import say
@@ -36,6 +37,7 @@ class ReconBrowser(Dashboard):
         self.lpips, self.why = lpips_or_reason(lpips) if isinstance(lpips, str) else (lpips, None)
         self.most, self.batch_size, self.pairs, self.failed, self.keep = most, batch_size, {}, {}, 768*len(self.codecs)
         self.figures = {n: pd.DataFrame(columns=['mse', 'psnr', 'ssim', 'lpips'], dtype=float) for n in self.codecs}     # by position
+        self.turns, self.shown = Turns(), None
         self.begin(max(first, 1))
         auto, start = dict(style=dict(description_width='auto')), next(iter(self.codecs))
         self.prev, self.next = (W.Button(description=d, icon=f'arrow-{i}', layout=W.Layout(width='110px')) for d, i in (('previous', 'left'), ('next', 'right')))
@@ -46,7 +48,7 @@ class ReconBrowser(Dashboard):
         self.note, self.table, self.gallery = W.HTML(), W.HTML(), W.HTML()
         self.image = W.Image(format='png', layout=W.Layout(object_fit='contain', max_width='1080px'))
         row = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))
-        self.all = MeasureAll(lambda: range(len(self.paths)), lambda: {*self.figures[start].index, *self.failed}, self.measure, self.sort, batch_size)
+        self.all = Background(lambda: range(len(self.paths)), lambda: {*self.figures[start].index, *self.failed}, self.measure, self.renew, self.turns, most=batch_size)
         self.ui = W.VBox([row(self.prev, self.next, self.position, self.by, self.codec, self.gain), self.all.ui, self.note, self.image, self.table, self.gallery], layout=W.Layout(max_width='1080px'))
         for w in (self.position, self.gain): w.observe(self.update, 'value')
         for w in (self.by, self.codec): w.observe(self.sort, 'value')
@@ -69,6 +71,7 @@ def begin(self:ReconBrowser, first:int):
 def left_out(self:ReconBrowser)->str: i, why = next(iter(self.failed.items())); return f'{len(self.failed)} of {len(self.paths)} pictures left out; the first: {self.paths[i]}: {why}'
 
 @patch
+@in_turn
 def measure(self:ReconBrowser, rows):
     "The figures of the pictures at `rows` by every codec, and a small pair of each; what cannot be read goes to `failed`."
     paths, lost = [self.paths[i] for i in rows], {}
@@ -91,11 +94,30 @@ def pair(self:ReconBrowser, i)->str: # HTML
 
 # %% ../../nbs/10_browse/20_recon.ipynb #20d79dba
 @patch
+@in_turn
 def sort(self:ReconBrowser, _=None):
     "Order the pictures as the controls say and go to the first: the measured ones by a figure, or all as given."
-    t, given = self.figures[self.codec.value], self.by.value == 'as given'
-    self.order = np.array([i for i in range(len(self.paths)) if i not in self.failed or i in t.index]) if given else t.sort_values(self.by.value, kind='stable', ascending=self.by.value != 'lpips').index.to_numpy()
-    quietly(self.position, self.update, value=1, max=len(self.order))
+    self.rank(); quietly(self.position, self.update, value=1, max=len(self.order))
+    self.show_gallery(); self.update()
+
+@patch
+@in_turn
+def renew(self:ReconBrowser):
+    "Order and show what is measured by now; the picture that is looked at stays."
+    i = self.order[self.position.value - 1]
+    self.rank(); quietly(self.position, self.update, max=len(self.order), value=int(np.argmax(self.order == i)) + 1)
+    self.show_gallery()
+    if self.shown is not None: self.tell()
+
+@patch
+def rank(self:ReconBrowser):
+    t, by = self.figures[self.codec.value], self.by.value
+    self.order = np.array([i for i in range(len(self.paths)) if i not in self.failed or i in t.index]) if by == 'as given' else t.sort_values(by, kind='stable', ascending=by != 'lpips').index.to_numpy()
+
+@patch
+def show_gallery(self:ReconBrowser):
+    "The first pictures of the order with their figures, and what was left out."
+    given = self.by.value == 'as given'
     form, k = '{:.2f} dB' if self.by.value in ('psnr', 'as given') else '{:.4f}', 'psnr' if given else self.by.value
     shown = [(i, self.pair(i)) for i in self.order[:self.most].tolist()]
     t = self.figures[self.codec.value]                                  # what is shown is measured now
@@ -104,7 +126,6 @@ def sort(self:ReconBrowser, _=None):
     head = 'the first' if given else f'the worst by {k} of {over}'
     said = ([f'no LPIPS: {self.why}'] if self.why else []) + ([self.left_out()] if self.failed else [])
     self.gallery.value = f'<b>{head}, original and reconstruction by {html.escape(self.codec.value)}</b>' + wall(pairs) + ''.join(f'<small>{html.escape(s)}</small><br>' for s in said)
-    self.update()
 
 @patch
 def views(self:ReconBrowser, i:int)->list: # a `Recon` for each codec
@@ -121,18 +142,24 @@ def views(self:ReconBrowser, i:int)->list: # a `Recon` for each codec
 
 # %% ../../nbs/10_browse/20_recon.ipynb #08139790
 @patch
+@in_turn
 def update(self:ReconBrowser, _=None):
     "Show the chosen picture as every codec gives it back."
     i = int(self.order[self.position.value - 1])
     try: made = self.views(i)
-    except VaetagError as e: self.note.value = alert(e); return
+    except VaetagError as e: self.note.value, self.shown = alert(e), None; return
     rows = [r.picture(self.side, self.gain.value) for r in made]
     sheet = Image.new('RGB', (max(r.width for r in rows), sum(r.height for r in rows)), 'white')
     for r, y in zip(rows, np.cumsum([0, *(r.height for r in rows)])): sheet.paste(r, (0, int(y)))
-    self.image.value = to_png(sheet)
+    self.image.value, self.shown = to_png(sheet), i
+    self.tell(); self.all.tell()
+
+@patch
+def tell(self:ReconBrowser):
+    "Name the picture that is shown, with its figures and the means of all that are measured."
+    i = self.shown
     name = html.escape(self.paths[i].rsplit('/', 1)[-1])
     self.note.value = f'<span class="vt-note"><b>{name}</b> &middot; {self.position.value} of {len(self.order)} &middot; difference x{self.gain.value:g}</span>'
-    self.all.tell()
     mean = {n: t.replace([np.inf], np.nan).mean() for n, t in self.figures.items()}
     self.table.value = small_table(pd.DataFrame([dict(codec=n, **{k: self.figures[n].loc[i, k] for k in ('psnr', 'ssim', *['lpips']*(self.lpips is not None))}, mse_x1000=1000*self.figures[n].loc[i, 'mse'],
                                                       mean_psnr=mean[n]['psnr'], mean_ssim=mean[n]['ssim'], **(dict(mean_lpips=mean[n]['lpips']) if self.lpips is not None else {})) for n in self.codecs]))

@@ -10,8 +10,9 @@ import html
 import ipywidgets as W, numpy as np, pandas as pd
 from fastcore.basics import patch
 from PIL import Image, ImageDraw
+from .background import Background, Turns, in_turn
 from .dashboard import Dashboard
-from .list import MeasureAll, alert, quietly, sheet_row
+from .list import alert, quietly, sheet_row
 from .tags import small_table
 from ..core.errors import VaetagError
 from ..core.progress import say
@@ -32,7 +33,7 @@ class TranslationBrowser(Dashboard):
                  **gallery):       # of `CycleGallery`
         self.t = model if isinstance(model, Translator) else Translator.load(model)
         own = images if isinstance(images, dict) else dict(a=images, b=images)
-        self.options, self.gallery = gallery, None
+        self.options, self.gallery, self.turns = gallery, None, Turns()
         self.sources, self.side, self.made = {d: source_of(own[d[0]]) for d in DIRECTIONS if d[0] in own}, side, {}
         self.rows = {d: self.readable(s) for d, s in self.sources.items()}
         auto, d = dict(style=dict(description_width='auto')), self.t.model.domains
@@ -104,6 +105,7 @@ def split(before, after, # uint8 (3, H, W), of one size
 
 # %% ../../nbs/10_browse/40_translation.ipynb #1a2918b7
 @patch
+@in_turn
 def turn(self:TranslationBrowser, _=None):
     "Go to the first picture of the chosen direction."
     quietly(self.position, self.update, value=1, max=len(self.rows[self.direction.value]))
@@ -111,6 +113,7 @@ def turn(self:TranslationBrowser, _=None):
     if self.gallery is not None: self.gallery.turn()
 
 @patch
+@in_turn
 def update(self:TranslationBrowser, _=None):
     "Show the chosen picture as the controls say."
     d = self.direction.value
@@ -134,7 +137,7 @@ class CycleGallery(Dashboard):
                  columns=8, thumb=112, # pictures beside each other, longest side of each in pixels
                  lpips='alex',   # an `Lpips`, the name of its network, or `None`
                  keep=768):      # pictures whose thumbnails stay in memory
-        self.b, self.most, self.columns, self.thumb, self.keep = browser, most, columns, thumb, max(keep, most)
+        self.b, self.turns, self.way, self.most, self.columns, self.thumb, self.keep = browser, browser.turns, browser.direction.value, most, columns, thumb, max(keep, most)
         self.lpips, self.why = lpips_or_reason(lpips, device=browser.t.device) if isinstance(lpips, str) else (lpips, None)
         self.figures, self.cells = {d: {} for d in browser.sources}, {}      # {direction: {position: {figure: value}}}, {(direction, position): three <img> sources}
         self.names = [k for k in CYCLE_FIGURES if k != 'lpips' or self.lpips is not None]
@@ -143,17 +146,15 @@ class CycleGallery(Dashboard):
         self.by = W.Dropdown(description='by', options=[(CYCLE_FIGURES[k][0], k) for k in self.names], tooltip='how near the way back comes to the source', layout=W.Layout(width='130px'), **auto)
         self.page = W.BoundedIntText(description='page', min=1, max=1, value=1, layout=W.Layout(width='130px'), **auto)
         self.note, self.sheet = W.HTML(), W.HTML()
-        self.all = MeasureAll(lambda: self.b.rows[self.way], lambda: self.figures[self.way].keys() | self.b.sources[self.way].failed.keys(), self.measure, self.turn)
+        self.all = Background(lambda: self.b.rows[self.way], lambda: self.figures[self.way].keys() | self.b.sources[self.way].failed.keys(), self.measure, self.renew, self.turns)
         line = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))
         self.ui = W.VBox([line(self.order, self.by, self.page, self.all.ui), self.note, self.sheet])
         self.order.observe(self.turn, 'value'); self.by.observe(self.turn, 'value'); self.page.observe(self.update, 'value')
         self.turn()
 
-    @property
-    def way(self): return self.b.direction.value
-
 # %% ../../nbs/10_browse/40_translation.ipynb #0a4d78e6
 @patch
+@in_turn
 def measure(self:CycleGallery, rows):
     "The figures and thumbnails of the pictures at `rows`."
     d = self.way
@@ -165,14 +166,22 @@ def measure(self:CycleGallery, rows):
     while len(self.cells) > self.keep: del self.cells[next(iter(self.cells))]
 
 @patch
+@in_turn
 def turn(self:CycleGallery, _=None):
-    "Sort the pictures as the controls say and go to the first page; where there is no figure, last."
+    "Sort the pictures as the controls say and go to the first page."
+    self.way = self.b.direction.value
+    self.renew(1)
+
+@patch
+@in_turn
+def renew(self:CycleGallery, page=None):
+    "Sort what is measured by now, where there is no figure last; without a `page` the same one is shown."
     f, self.rows, k = self.figures[self.way], self.b.rows[self.way], self.by.value
     if self.order.value != 'in order':
         done = [i for i in self.rows if i in f]
         v = np.array([f[i][k] for i in done])
         self.rows = [done[n] for n in np.argsort(v if (k != 'lpips') == (self.order.value == 'worst first') else -v, kind='stable')]
-    quietly(self.page, self.update, value=1, max=max(1, -(-len(self.rows)//self.most)))
+    quietly(self.page, self.update, max=(n := max(1, -(-len(self.rows)//self.most))), value=min(page or self.page.value, n))
     self.update()
 
 @patch
@@ -187,6 +196,7 @@ def block(self:CycleGallery, rows)->str: # HTML
             + ''.join(sheet_row(CYCLE_FIGURES[k][0], (figure(k, i) for i in rows)) for k in self.names) + '</table>')
 
 @patch
+@in_turn
 def update(self:CycleGallery, _=None):
     "Show a page; what is on it is translated now, if it was not."
     d, at = self.way, (self.page.value - 1)*self.most
