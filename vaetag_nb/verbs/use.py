@@ -22,7 +22,7 @@ def _threshold(text):
     if text is None or '=' not in text and text.endswith('.csv'): return text
     def number(v):
         try: return float(v)
-        except ValueError: raise UsageError(f'--threshold {text}: {v!r} is not a number; give 0.3, general=.3,character=.8 or a CSV name,threshold') from None
+        except ValueError: raise UsageError(f'--threshold {text}: {v!r} is not a number; give 0.3 or general=.3,character=.8, or a CSV name,threshold') from None
     return number(text) if '=' not in text else {k.strip(): number(v) for k, v in (p.rsplit('=', 1) if '=' in p else (p, '') for p in text.split(','))}
 
 def _shape(text):
