@@ -20,7 +20,7 @@ OUT_OF_WINDOW = '''() => {
   }
   return found.slice(0, 3).concat(document.documentElement.scrollWidth > w + 1 ? [`page is ${document.documentElement.scrollWidth} wide`] : [])
 }'''
-BROKEN = "() => [...document.images].filter(i => !i.complete || !i.naturalWidth).filter(i => i.loading !== 'lazy').map(i => i.src.slice(0, 80))"
+BROKEN = "() => [...document.images].filter(i => !i.complete || !i.naturalWidth).filter(i => i.loading !== 'lazy' && i.getBoundingClientRect().width).map(i => i.src.slice(0, 80))"
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_): pass
