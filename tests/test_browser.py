@@ -415,6 +415,7 @@ def test_one_line_is_an_app(apps, app):
         elif app == 'training': page.get_by_label('figures').select_option(['lr']); note = page.locator('.vt-charts'); before = 'loss'
         else: page.get_by_role('button', name='next').first.focus(); page.keyboard.press('Enter')
         expect(note).not_to_have_text(before, timeout=30_000, use_inner_text=True)
+        if app in ('tags', 'labels'): page.locator('.vt-wall').get_by_role('option').first.press('Enter'); expect(page.locator('.vt-large img')).to_have_count(1, timeout=30_000)
         if app == 'predictions':
             page.get_by_role('tab', name='all together').click()
             expect(page.locator('.vt-note:visible').last).to_contain_text('calibration error', timeout=30_000)

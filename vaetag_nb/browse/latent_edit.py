@@ -78,6 +78,7 @@ class LatentEditor(Dashboard):
         "Take up latent number `i`."
         self.row, self.z = i, self.read(i)
         with torch.inference_mode(): self.before = self.codec.decode(self.z[None])[0].cpu()
+        self.down.step, self.across.step = (1/n for n in self.z.shape[1:])      # a key moves by a cell
         self.first, self.region.src = self.scores(self.z), data_uri(strip([self.before], height=self.side))
         self.update()
 
