@@ -1,6 +1,6 @@
 "Publishing: what goes out of a run, in which dialects, where clients look for it, and that nothing else moves"
 import json, os, re, shutil, signal, subprocess, sys
-import pytest, yaml
+import pytest, torch, yaml
 from forked import ended, forked
 from hub_server import serving
 from hypothesis import given, strategies as st
@@ -13,7 +13,7 @@ from vaetag_nb.models.timm_tagger import create, square_of
 from vaetag_nb.publish import hub, install
 from vaetag_nb.publish.formats import Options
 from vaetag_nb.publish.licence import Said
-from vaetag_nb.publish.list import table_text, with_table
+from vaetag_nb.publish.list import macs_of, table_text, with_table
 import vaetag_nb.cli  # noqa: F401 (registers all verbs)
 from vaetag_nb.verbs.base import shell
 
@@ -171,12 +171,14 @@ def test_without_network_the_way_out_is_named(run, monkeypatch):
 def test_a_licence_that_was_said_for_an_aligner_stays(tmp_path, monkeypatch):
     from vaetag_nb.models.aligner import make_aligner
     from vaetag_nb.models.aligner_folder import Aligner, save_aligner
+    from vaetag_nb.models.linear_head import LinearHead, save_head
     run, out = tmp_path/'SwinV2_v3_a', tmp_path/'out/SwinV2_v3_a'
     save_aligner(run/'best', Aligner(make_aligner('posnum', 8), 'posnum', 8, {}, 'SwinV2_v3'))
-    def export(src, out, head): shutil.copytree(src/'best', out); (out/'model.onnx').touch(); return dict(out=str(out), tags=0, width=8, checks=[])      # the graphs have tests of their own
-    monkeypatch.setattr('vaetag_nb.publish.aligners.export_aligner', export)
+    save_head(tmp_path/'inv.npz', LinearHead(torch.ones(8, 2), torch.zeros(2)))
+    monkeypatch.setattr('vaetag_nb.publish.aligners.graphs_of', lambda net, head: {})      # the graphs have tests of their own
     assert publish(run, '--repo', 'me/x', '--dry-run')[0] == 1
-    assert shell('export', str(run), '--format', 'aligner', '--out', str(out), '--licence', 'apache-2.0')[0] == 0
+    assert shell('export', str(run), '--format', 'aligner', '--out', str(out), '--head', str(tmp_path/'inv.npz'), '--licence', 'apache-2.0')[0] == 0
+    (out/'model.onnx').touch()
     status, said, err = publish(out, '--repo', 'me/x', '--dry-run', '--json')
     assert status == 0 and json.loads(said)['licence'] == 'apache-2.0' and json.loads(said)['name'] == 'SwinV2_v3_a', err
 
@@ -215,3 +217,15 @@ def test_odd_bytes_and_broken_models_are_survived(tmp_path):
     readme = (tmp_path/'README.md').read_bytes()
     assert readme.startswith(above + b'| Name | Kind |') and below in readme and b'| old |' not in readme and readme.count(b'\n') == readme.count(b'\r\n')
     assert not json.loads(shell('list', str(tmp_path), '--write', '--json')[1])['changed'] and (tmp_path/'README.md').read_bytes() == readme
+
+def test_a_broken_model_stands_where_the_others_are(tmp_path):
+    for name, text in dict(a='{"kind": "aligner", "options": {"model_name": "num", "n": 8}}', torn='{"a"').items(): (tmp_path/name).mkdir(); (tmp_path/name/'model.json').write_text(text)
+    assert shell('list', str(tmp_path))[1].count('| Name |') == 1
+    (tmp_path/'net').mkdir(); (tmp_path/'net/model.json').write_text('{"kind": "cyclegan"}')
+    tables = shell('list', str(tmp_path))[1].split('\n\n')
+    assert ['| torn |' in t for t in tables] == [False, True]
+
+def test_what_a_file_cannot_cause_is_no_cell(monkeypatch):
+    def full(*_): raise MemoryError
+    monkeypatch.setattr('vaetag_nb.publish.list.build', full)
+    with pytest.raises(MemoryError): macs_of(dict(kind='timm_tagger', architecture=dict(name='test_vit', kwargs={}), num_classes=2, preprocess=dict(size=32)), [])

@@ -26,6 +26,7 @@ from .eval.suspects import Suspects
 from .eval.tagging import MultiLabelMeter, Report, bootstrap, recounted
 from .eval.thresholds import Thresholds, fit_thresholds
 from .infer import Tagger
+from .models.folder import run_of
 from .models.timm_folder import TimmModel, said_factors, threshold_rule
 from .networks import scores_of
 from .results import category_name, overridden
@@ -292,9 +293,7 @@ def evaluate_tagger(model,               # model folder
 # %% ../nbs/08a_evaluate.ipynb #3ae391c4
 def split_file(model)->Path|None:
     "The `split.parquet` of a run, a model folder in it, or a model folder that has one."
-    model = Path(model).resolve()
-    folders = [model, model.parent] if model.name == 'best' else [model]
-    return next((f for d in folders if (f := d/'split.parquet').is_file()), None)
+    return next((f for d in (Path(model).resolve(), run_of(model)) if (f := d/'split.parquet').is_file()), None)
 
 def one_side(table, model, split=None, side=None)->tuple: # the part of the table, the name of the side or `None`
     "What `--split` and `--side` ask for of a table."

@@ -22,6 +22,7 @@ from .latents.convention import Convention
 from .latents.encode import batch_plan
 from .latents.store import LatentStore
 from .models.original import is_original, original_model
+from .models.folder import run_of
 from .networks import load_any, model_folder, network_of, same_vae
 from .pictures import heat
 from .predictions import FolderReport, FolderRun, format_of, write_predictions
@@ -85,8 +86,7 @@ class Tagger:
 
     @property
     def name(self)->str:
-        p = self.folder.resolve()
-        return p.parent.name if p.name == 'best' else p.name
+        return run_of(self.folder).name
 
     def __repr__(self): return f'Tagger({self.name}: {len(self.vocab)} tags, {self.net.said}, {self.device}, {self.precision})'
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'FILES', 'DEFAULTS', 'CARD', 'same_tags', 'load_state', 'check_thresholds', 'cuts', 'results_table',
-           'model_card', 'write_folder', 'best_of', 'kind_of', 'described', 'read_parts']
+           'model_card', 'write_folder', 'best_of', 'run_of', 'kind_of', 'described', 'read_parts']
 
 # %% ../../nbs/05_models/28_folder.ipynb #560eed56
 import typing as T
@@ -115,6 +115,11 @@ def write_folder(folder,                    # where it goes; a model folder ther
 def best_of(src)->Path:
     "The model folder of a run, its `best/`; anything else is taken for one."
     return Path(src)/'best' if (Path(src)/'best'/FILES[0]).exists() else Path(src)
+
+def run_of(src)->Path: # absolute
+    "The run whose `best/` a folder is; anything else is taken for one."
+    p = Path(src).resolve()
+    return p.parent if p.name == 'best' else p
 
 def kind_of(path)->str|None: # of a model folder, or of a run that has one; `None`: of neither
     "What a model folder holds."

@@ -13,10 +13,12 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 import vaetag_nb
 from ..core.errors import VaetagError
-from ..core.io import atomic_dir, atomic_file, write_json
+from ..core.io import atomic_dir, atomic_file, read_json, write_json
 from ..core.rng import torch_rng
 from ..models.aligner_folder import Aligner, fill_aligner, head_for, load_aligner
+from ..models.folder import run_of
 from ..models.linear_head import LinearHead
+from .licence import relicensed
 from .onnx import must_hold, run_onnx, to_onnx
 from .outgoing import write_logs
 
@@ -60,7 +62,7 @@ def checked_head(src, a:Aligner, head=None)->LinearHead:
     if a.head_sha256 not in (None, head.sha256): raise VaetagError(f'{head.source}: is not the head that the aligner was trained with: its hash is {head.sha256[:16]}, expected {a.head_sha256[:16]}')
     return head
 
-def fill_export(d, a:Aligner, head:LinearHead, logs=None)->list: # checks; `logs`: of a run
+def fill_export(d, a:Aligner, head:LinearHead, logs=None, said=None)->list: # checks; `logs`: of a run; `said`: `Said` by the publisher
     "Write the files of an exported aligner into a folder, comparing as it goes."
     checks, example = [], dict(input=directions(a.n, 2))
     meta = dict(created_by=f'vaetag_nb {vaetag_nb.__version__}', aligner=a.name, head_sha256=head.sha256)
@@ -72,6 +74,7 @@ def fill_export(d, a:Aligner, head:LinearHead, logs=None)->list: # checks; `logs
     public = dc.replace(a, head_source=a.head_source and (a.head_source if a.head_source.startswith('hub:') else Path(a.head_source).name),  # no path of this machine
                         tags=head.tags, head_sha256=head.sha256)
     fill_aligner(d, public)
+    if said: write_json(f := d/'model.json', relicensed(read_json(f), said.of(dict(licence=a.licence)), said.reason))
     if not a.evaluation: write_json(d/'evaluation.json', {})
     if logs: write_logs(logs, d)
     return checks
@@ -80,13 +83,14 @@ def export_aligner(src,        # run or model folder, or an old checkpoint
                    out,        # folder to write
                    head=None,  # see `read_head`; `None`: the one that it was trained with
                    with_logs=True, # logs of TensorBoard, if there are any
+                   said=None,  # `Said` by the publisher: the licence
                    )->dict:    # what was written and measured
     "Write an aligner as its clients load it."
     a = load_aligner(src)
+    if said: said.of(dict(licence=a.licence))       # what is wrong with it is said first
     head = checked_head(src, a, head)
-    run = Path(src).resolve()
-    logs = (run.parent if run.name == 'best' else run) if with_logs and run.is_dir() else None
-    with atomic_dir(out, 'model.json') as d: checks = fill_export(d, a, head, logs)
+    logs = run_of(src) if with_logs and Path(src).is_dir() else None
+    with atomic_dir(out, 'model.json') as d: checks = fill_export(d, a, head, logs, said)
     return dict(out=str(out), aligner=a.name, width=a.n, tags=head.tags, files=sorted(p.name for p in Path(out).iterdir()), checks=checks)
 
 def check_aligner(src, folder, head=None)->list: # {check, measured, limit, where} each

@@ -21,6 +21,7 @@ from ..core.rng import np_rng
 from ..data.images import list_images
 from ..data.split import Split
 from ..infer import Tagger
+from ..models.folder import run_of
 from .card import export_card
 from .dialects import DIALECTS
 from .folder import FORMAT, MANIFEST, check_names, manifest, model_folder, shipped
@@ -50,8 +51,7 @@ def sample_pictures(folder)->list: # paths
 
 def val_pictures(src, most=32)->list: # paths; `src`: a run, or its `best/`
     "The first validation pictures of a run that are still there."
-    run = Path(src).resolve()
-    run = run.parent if run.name == 'best' else run
+    run = run_of(src)
     if not ((run/'split.parquet').is_file() and (run/'config.yaml').is_file()): return []
     data = (read_yaml(run/'config.yaml') or {}).get('data') or {}
     root = next((Path(data[k]) for k in ('image_root', 'images') if data.get(k)), None) or next((Path(data[k]).parent for k in ('metadata', 'table') if data.get(k)), None)

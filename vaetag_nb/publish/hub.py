@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from ..core.errors import UsageError, VaetagError
 from ..core.io import read_json
-from ..models.folder import best_of
+from ..models.folder import best_of, run_of
 from .export import export_timm, export_wd # noqa: F401
 from .folder import MANIFEST
+from .kinds import check_formats
 from .formats import Options, export_as
 from .install import CLIENTS, Client, home_of, install_folder, remove_local # noqa: F401
 from .models import export_model # noqa: F401
@@ -44,47 +45,47 @@ def repos_of(repo:str,      # owner/name, or as many names as dialects, with com
     return list(zip(names, formats or [None]))
 
 # %% ../../nbs/09_publish/50_hub.ipynb #8accb923
-def _run_of(folder)->Path: return folder.parent if folder.name == 'best' else folder
-
-def exported_there(src, formats)->dict|None: # {dialect: folder}; `None`: they have to be written
-    "The dialects that lie in a folder already: it is one, or holds one for each."
+def exported_there(src, formats)->dict: # {dialect: folder}; empty: they have to be written
+    "The dialects that lie in a folder already: it is one, or holds one for each; those that its kind of model does not have are refused."
+    if not formats: return {}
     src = Path(src)
     own = dialect_of(src)[0] if src.is_dir() else None
     if own and own != 'model' and (own != 'diffusers' or (src/MANIFEST).exists()):
         if [CALLED.get(f, f) for f in formats] != [own]: raise UsageError(f"--format {','.join(formats)}: {src} is exported already, in the dialect {own}; name the run or model folder it was made of, or leave out --format")
         return {formats[0]: src}
-    if formats and own is None and src.is_dir() and all((src/f).is_dir() and dialect_of(src/f)[0] == CALLED.get(f, f) for f in formats): return {f: src/f for f in formats}
-    return None
+    if own is None and src.is_dir() and all((src/f).is_dir() and dialect_of(src/f)[0] == CALLED.get(f, f) for f in formats): return {f: src/f for f in formats}
+    check_formats(src, formats)
+    return {}
 
-def _prepared(src, c:Content|None, format, d:Path, licence, o, with_logs)->tuple: # folder, dialect
+def _prepared(src, c:Content|None, format, made, d:Path, licence, o, with_logs)->tuple: # folder, dialect; `made`: of this format, if it is exported already
     "One folder that holds what is sent, and nothing else"
-    made, run = c, _run_of(Path(src).resolve())
+    run = run_of(src)
     if format:
-        made = (exported_there(src, [format]) or {}).get(format) if c is None or c.dialect != 'model' else None
         if made is None: export_as(src, format, d/'export', o)
         made = content_of(made or d/'export')
     elif c.raw:
         export_as(src, 'aligner', d/'export', o)
         made = content_of(d/'export')
+    else: made = c
     (d/'out').mkdir()
     logs = run if with_logs and made.dialect != 'aligner' and run.is_dir() else None      # an aligner has its own
     return staged(made, d/'out', licence, o.said, src, logs), made.dialect
 
 def prepared(src,             # run, model folder, or exported folder
              repos:list,      # of `repos_of`
+             there:dict,      # of `exported_there`
              d,               # an empty folder
              name='',         # folder in the repository
              o=None,          # `Options` of the export; in `said` licence, title and notes
              with_logs=False, # logs of TensorBoard, without names (those of aligners always)
              )->list:         # {repo, dialect, name, licence, folder} each
     "A folder for each repository that holds what goes there, and nothing else."
-    o, formats, out = o or Options(), [f for _, f in repos if f], []
-    there = exported_there(src, formats) if formats else None
+    o, out = o or Options(), []
     c = None if there else content_of(src)
-    licence = licence_known(content_of(there[formats[0]]) if there else c, o.said)
+    licence = licence_known(content_of(next(iter(there.values()))) if there else c, o.said)
     for i, (repo, format) in enumerate(repos):
         (at := Path(d)/str(i)).mkdir()
-        folder, dialect = _prepared(src, c, format, at, licence, o, with_logs)
+        folder, dialect = _prepared(src, c, format, there.get(format), at, licence, o, with_logs)
         place = place_of(src, Content(folder, dialect, dialect_of(folder)[1]), name)
         out.append(dict(repo=repo, dialect=dialect, name=place, licence=licence, folder=folder))
     return out
@@ -148,11 +149,11 @@ def publish(src,                # run, model folder, or exported folder
             with_logs=False,    # logs of TensorBoard, without names (those of aligners always)
             )->list:            # of each repository: what goes where
     "Publish a model, one commit for each repository."
-    repos = repos_of(repo, list(formats))
+    repos, there = repos_of(repo, list(formats)), exported_there(src, formats)
     if not dry_run: api = api or hub_api(repos[0][0])
     out = []
     with tempfile.TemporaryDirectory() as d:
-        parts = prepared(src, repos, d, name, o, with_logs)
+        parts = prepared(src, repos, there, d, name, o, with_logs)
         for x in parts:                         # all are written and compared before the first is sent
             files = planned(x['folder'], x['name'])
             try: url = None if dry_run else send(api, x['folder'], x['dialect'], x['repo'], x['name'], revision, private)
@@ -174,8 +175,8 @@ def install_local(src,           # run, model folder, or exported folder
                   with_logs=False)->dict|list: # where it is and how it is called; of several dialects a list
     "Put a model where a client finds it without network; nothing that is there is overwritten."
     home_of(client, home)
-    repos = repos_of(repo, list(formats))
+    repos, there = repos_of(repo, list(formats)), exported_there(src, formats)
     with tempfile.TemporaryDirectory() as d:
-        parts = prepared(src, repos, d, name, o, with_logs)
+        parts = prepared(src, repos, there, d, name, o, with_logs)
         out = [install_folder(x['folder'], x['dialect'], x['repo'], client, home, x['name'], dry_run) for x in parts]
     return out if len(out) > 1 else out[0]

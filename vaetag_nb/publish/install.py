@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core.errors import UsageError, VaetagError, naming, one_of
 from ..core.io import atomic_file, hash_file, read_json, write_json
 from ..core.progress import say
-from ..data.embeddings import TAGGERS
+from ..data.embeddings import tagger_in
 from .outgoing import check_repo, planned
 
 # %% ../../nbs/09_publish/49_install.ipynb #ab490185
@@ -52,7 +52,7 @@ def _hf_call(repo, name, home, dialect, folder, files):
     return [f'export HF_HOME={shlex.quote(str(home))} HF_HUB_OFFLINE=1', *(py or [f'huggingface_hub.snapshot_download("{repo}")' + (f' + "/{name}"' if name else '')])]
 
 def _tagger_of(name): # a public one, or one's own before the first `_`; `None`: it has none
-    return next((t for t in sorted(TAGGERS, key=len, reverse=True) if name.startswith(f'{t}_')), name.partition('_')[0] if name.partition('_')[2] else None)
+    return tagger_in(name, '_') or (name.partition('_')[0] if name.partition('_')[2] else None)
 def _offline(home): return f'export HF_HOME={shlex.quote(str(home))} HF_HUB_OFFLINE=1'
 CLIENTS = dict(
     hf=Client((), True, _same, _hf_call),

@@ -15,6 +15,7 @@ from ..core.io import write_json
 from ..core.progress import say
 from ..data.square import Square
 from ..data.tags import RATINGS, Vocab, csv_columns, write_columns
+from ..models.foreign import CL
 from .folder import shipped
 from ..results import category_name, fitted_thresholds
 
@@ -50,7 +51,7 @@ def write_wd_tags(path, vocab:Vocab): # of `wd_rows`
     write_columns(path, dict(tag_id=vocab.tag_ids, name=vocab.names, category=vocab.categories, count=vocab.counts))
 
 # %% ../../nbs/09_publish/20_layouts.ipynb #b0461db0
-CL_NAMES = {9: 'Rating', 0: 'General', 4: 'Character', 3: 'Copyright', 5: 'Meta', 1: 'Artist'}
+CL_NAMES = {c: n for n, c in reversed(CL.items())}     # of several names for a number the first
 
 def cl_rows(vocab:Vocab)->Vocab:
     "The rows of the cl dialect: all tags in their order; categories that it has no name for are general."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'USES', 'retold', 'first_card', 'codec_for', 'fill_parts', 'fill_model', 'marks', 'aligner_mark',
-           'same_model', 'export_model']
+           'same_model', 'keep', 'export_model']
 
 # %% ../../nbs/09_publish/42_models.ipynb #37c70b91
 import dataclasses as dc, shutil, tempfile
@@ -112,6 +112,19 @@ def same_model(kind:str, src, folder, vae=None)->list: # {check, measured, limit
     return [*checks, dict(check='scores', measured=float(np.abs(x - y).max()), limit=0., where=f'{len(paths)} pictures', what='the written model gives other scores')]
 
 # %% ../../nbs/09_publish/42_models.ipynb #3484162b
+def keep(out, dialect:str, kind:str,
+         fill,      # fill(folder) -> checks
+         sources,   # what no file may name: paths, see `telling`
+         **versions)->dict: # what was written and measured
+    "Write a folder and what was measured of it, whole, or not at all where a check fails or a path of this machine is in it."
+    check_place(out, dialect)
+    with atomic_dir(out, MANIFEST) as d:
+        must_hold(checks := fill(d))
+        write_json(d/MANIFEST, dict(format=FORMAT, dialect=dialect, kind=kind, source=marks(kind, d), parity={c['check']: c['measured'] for c in checks}, versions=dict(vaetag_nb=vaetag_nb.__version__, torch=torch.__version__, **versions)))
+        check_discreet(d, [t for s in sources if s for t in telling(s)])
+    files = sorted(p.relative_to(out).as_posix() for p in Path(out).rglob('*') if p.is_file())
+    return dict(out=str(out), kind=kind, files=files, bytes=sum((Path(out)/f).stat().st_size for f in files), checks=checks)
+
 def export_model(src,         # run or model folder of any kind
                  out,         # folder to write
                  vae=None,    # of a latent tagger or CycleGAN: its VAE, where it is not where the model says
@@ -121,11 +134,5 @@ def export_model(src,         # run or model folder of any kind
     "Write a model as a folder that needs nothing beside itself, and open it again."
     kind, said = kind_for(src), said or Said()
     if kind is None: raise VaetagError(f'{model_folder(src)}: was published already, and goes out as it is; of ours it is no run or model folder')
-    check_place(out, 'model')
-    with atomic_dir(out, MANIFEST) as d:
-        fill_model(d, kind, src, said, vae, head)
-        must_hold(checks := same_model(kind, src, d, vae))
-        write_json(d/MANIFEST, dict(format=FORMAT, dialect='model', kind=kind, source=marks(kind, d), parity={c['check']: c['measured'] for c in checks}, versions=dict(vaetag_nb=vaetag_nb.__version__, torch=torch.__version__)))
-        check_discreet(d, telling(src) + (telling(vae) if vae else []))
-    files = sorted(p.relative_to(out).as_posix() for p in Path(out).rglob('*') if p.is_file())
-    return dict(out=str(out), kind=kind, files=files, bytes=sum((Path(out)/f).stat().st_size for f in files), checks=checks)
+    def fill(d): fill_model(d, kind, src, said, vae, head); return same_model(kind, src, d, vae)
+    return keep(out, 'model', kind, fill, [src, vae])

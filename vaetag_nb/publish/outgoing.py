@@ -15,9 +15,9 @@ import yaml
 from ..core.errors import UsageError, VaetagError
 from ..core.io import atomic_file, hash_file, read_json, write_json
 from ..core.progress import say
-from ..data.embeddings import TAGGERS
+from ..data.embeddings import tagger_in
 from ..latents.weights import find_licence
-from ..models.folder import FORMAT, best_of
+from ..models.folder import FORMAT, best_of, run_of
 from ..models.foreign import csv_vocab, checked_manifest, layout_of, weights_in
 from .folder import MANIFEST
 from .kinds import vae_in
@@ -200,9 +200,8 @@ def place_of(src, c:Content, name='')->str:
     "The folder of a repository that a model goes to."
     name = str(name or '').strip('/') or ('cl' if c.dialect == 'cl' else '')  # its clients ask for owner/name/folder
     if c.raw or c.dialect == 'aligner':
-        path = Path(src).resolve()
-        name = name or (path.parent.name if path.name == 'best' else path.name)
+        name = name or run_of(src).name
         tagger = (c.about.get('options') or {}).get('suffix_model_name')
-        if not name.startswith(f'{tagger}_' if tagger else tuple(f'{t}_' for t in TAGGERS)): say(f'{name}: clients ask for TAGGER_NAME, such as SwinV2_v3_mine; --name says another name')
+        if not (name.startswith(f'{tagger}_') if tagger else tagger_in(name, '_')): say(f'{name}: clients ask for TAGGER_NAME, such as SwinV2_v3_mine; --name says another name')
     if name and not re.fullmatch(r'\w[\w.-]*(/\w[\w.-]*)*', name): raise UsageError(f'name: {name!r}: letters, digits, . _ - and / between folders')
     return name

@@ -10,20 +10,16 @@ __all__ = ['SAME', 'VAE_USE', 'USE', 'FILLS', 'apart_by', 'check_known', 'vae_ch
 from importlib.metadata import version
 from pathlib import Path
 import torch
-import vaetag_nb
 from ..core.errors import UsageError, VaetagError
-from ..core.io import atomic_dir, read_json, write_json
+from ..core.io import read_json
 from ..core.rng import torch_rng
 from ..latents.architecture import VIDEO
 from ..latents.codec import Codec, diffusers_config
 from ..latents.convention import Convention
 from ..models.diffusion_folder import LatentDiffusion, load_diffusion
-from .folder import FORMAT, MANIFEST
-from .kinds import check_place, kind_for, vae_in
+from .kinds import kind_for, vae_in
 from .licence import Said
-from .models import fill_model, marks, retold
-from .onnx import must_hold
-from .outgoing import check_discreet, telling
+from .models import fill_model, keep, retold
 
 # %% ../../nbs/09_publish/44_pretrained.ipynb #c6c25b0f
 SAME = 1e-5     # largest difference between diffusers' class and ours, as a share of the largest number
@@ -144,14 +140,7 @@ def export_pretrained(src,       # VAE, or run or model folder of a latent diffu
     "Write a model as folders of diffusers, and open them with it."
     kind, said = kind_for(src), said or Said()
     if kind not in FILLS: raise VaetagError(f'{src}: neither a VAE nor a latent diffusion model')
-    check_place(out, 'diffusers')
-    with atomic_dir(out, MANIFEST) as d:
-        must_hold(checks := FILLS[kind](d, src, said))
-        write_json(d/MANIFEST, dict(format=FORMAT, dialect='diffusers', kind=kind, source=marks(kind, d), parity={c['check']: c['measured'] for c in checks},
-                                    versions=dict(vaetag_nb=vaetag_nb.__version__, torch=torch.__version__, diffusers=version('diffusers'))))
-        check_discreet(d, telling(src))
-    files = sorted(p.relative_to(out).as_posix() for p in Path(out).rglob('*') if p.is_file())
-    return dict(out=str(out), kind=kind, files=files, bytes=sum((Path(out)/f).stat().st_size for f in files), checks=checks)
+    return keep(out, 'diffusers', kind, lambda d: FILLS[kind](d, src, said), [src], diffusers=version('diffusers'))
 
 def check_pretrained(src, folder)->list: # {check, measured, limit, where} each
     "Compare an exported folder with what it is said to be of."

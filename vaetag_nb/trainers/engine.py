@@ -396,6 +396,8 @@ def check_data(self:Trainer, s,
     other = {} if then is None else changes(then, now)
     told = ', '.join(f'{k} ({how})' for k, how in other.items() if k)
     if override and told and all(k == 'corrections' or k.endswith('labels') for k in other): say(f'{where}: overridden: {told}')
+    elif not other and not changed and s['plan'] != self.plan_id and s['world'] != self.p.world:
+        raise VaetagError(f"{where}: its batches are those of {s['world']} processes, and now there are {self.p.world}; start as many")
     elif other or not changed and s['plan'] != self.plan_id:
         raise VaetagError(f"{where}: the training data are not those that this run was started with{': '*bool(told)}{told}; {self.task.anew.format(run=where)}")
 

@@ -197,7 +197,7 @@ class TimmConfig:
     device: str = 'auto'            # cpu, cuda; auto: the best there is
     seed: int = 0                   # of every draw: same seed, same run
     epochs: int = 20                # times through the plan
-    batch_size: int = 32            # pictures at a time, per process
+    batch_size: int = 32            # pictures at a time in each process, as timm counts; other trainings count over all: of four processes, divide it by four
     accumulate: int = 1             # batches in an optimiser step
     workers: int|Literal['auto'] = 'auto' # loading processes; auto: up to 8 with a GPU, else none
     precision: Precision = 'auto' # of the forward pass; auto: half where a GPU has it

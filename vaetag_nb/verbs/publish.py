@@ -136,9 +136,6 @@ def checked(self:Publish, formats):
     if 'head' in formats: raise UsageError('--format head: cannot be published: a file of numbers is no model')
     if len(set(formats)) < len(formats): raise UsageError(f'--format {self.format}: each once')
     if formats and self.head and not {'aligner', 'model'} & {*formats}: raise UsageError('--head: goes with an aligner')
-    from vaetag_nb.publish.hub import exported_there
-    from vaetag_nb.publish.kinds import check_formats
-    if formats and not exported_there(self.src, formats): check_formats(self.src, formats)
 
 @patch
 def install(self:Publish, hub, said):
