@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'FILES', 'DEFAULTS', 'CARD', 'same_tags', 'load_state', 'check_thresholds', 'cuts', 'results_table',
-           'model_card', 'write_folder', 'best_of', 'run_of', 'kind_of', 'described', 'read_parts']
+           'model_card', 'write_folder', 'described', 'read_parts', 'best_of', 'run_of', 'kind_of']
 
 # %% ../../nbs/05_models/28_folder.ipynb #560eed56
 import typing as T
@@ -112,21 +112,6 @@ def write_folder(folder,                    # where it goes; a model folder ther
         (d/'README.md').write_text(card, encoding='utf-8')
         if more: more(d)
 
-def best_of(src)->Path:
-    "The model folder of a run, its `best/`; anything else is taken for one."
-    return Path(src)/'best' if (Path(src)/'best'/FILES[0]).exists() else Path(src)
-
-def run_of(src)->Path: # absolute
-    "The run whose `best/` a folder is; anything else is taken for one."
-    p = Path(src).resolve()
-    return p.parent if p.name == 'best' else p
-
-def kind_of(path)->str|None: # of a model folder, or of a run that has one; `None`: of neither
-    "What a model folder holds."
-    f = best_of(path)/FILES[0]
-    meta = read_json(f) if f.is_file() else None
-    return meta.get('kind') if isinstance(meta, dict) else None
-
 def described(folder, kind:str,
               needs:tuple,   # keys that must hold mappings
               files=FILES,   # that must be there
@@ -157,3 +142,19 @@ def read_parts(folder, meta:dict, outputs:int, what='head')->tuple: # vocabulary
         raise VaetagError(f'{folder}/selected_tags.csv: not the tags that the model was trained with (names, order or categories differ)')
     path = folder/'optimal_thresholds.json'
     return vocab, state, check_thresholds(read_json(path), vocab.index, path) if path.exists() else None
+
+# %% ../../nbs/05_models/28_folder.ipynb #3f0bd9cf
+def best_of(src)->Path:
+    "The model folder of a run, its `best/`; anything else is taken for one."
+    return Path(src)/'best' if (Path(src)/'best'/FILES[0]).exists() else Path(src)
+
+def run_of(src)->Path: # absolute
+    "The run whose `best/` a folder is; anything else is taken for one."
+    p = Path(src).resolve()
+    return p.parent if p.name == 'best' else p
+
+def kind_of(path)->str|None: # of a model folder, or of a run that has one; `None`: of neither
+    "What a model folder holds."
+    f = best_of(path)/FILES[0]
+    meta = read_json(f) if f.is_file() else None
+    return meta.get('kind') if isinstance(meta, dict) else None
