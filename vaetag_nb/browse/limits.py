@@ -20,12 +20,15 @@ class Limits:
                  fitted,       # (K,) thresholds of the model
                  path='own_thresholds.csv'): # see `results.read_limits`
         self.vocab, self.fitted, self.path = vocab, np.asarray(fitted, np.float32), Path(path)
-        self.now = self.there(); self.saved = self.now.copy()
+        try: self.now, problem = self.there(), ''
+        except VaetagError as e: self.now, problem = self.fitted.copy(), f'not taken up: {e}'     # of another model, perhaps; it is not written over either
+        self.saved = self.now.copy()
         self.file = W.Text(description='thresholds file', value=str(path), layout=W.Layout(width='330px'), style=dict(description_width='auto'))
         self.save = W.Button(description='write thresholds', tooltip='write the thresholds that were moved', layout=W.Layout(width='auto'))
         self.said = W.HTML()
         self.ui = W.HBox([self.file, self.save, self.said], layout=W.Layout(flex_flow='row wrap', align_items='center'))
         self.save.on_click(lambda _: self.write()); self.tell()
+        if problem: self.said.value = alert(problem, 'vt-limits')
 
     def there(self)->np.ndarray: # (K,)
         "The fitted thresholds with those in the file."
