@@ -18,7 +18,7 @@ from .browse.aligner import AlignerBrowser
 from .browse.dashboard import Dashboard
 from .browse.generation import GenerationBrowser
 from .browse.latents import LatentBrowser
-from .browse.list import alert, quietly
+from .browse.list import alert, picture, quietly
 from .browse.monitor import Monitor
 from .browse.quality import QualityBrowser
 from .browse.recon import ReconBrowser
@@ -112,7 +112,7 @@ class Predictions(Dashboard):
         self.scale = _control(W.FloatSlider, 'factor on every threshold', description='factor', min=.2, max=3, step=.05, value=1, layout=W.Layout(width='380px'))
         self.level = _control(W.FloatSlider, 'threshold of all tags', description='threshold', min=.01, max=.99, step=.01, value=.5, layout=W.Layout(width='380px'))
         self.note, self.counts, self.bars = W.HTML(), W.HTML(), W.HTML(layout=W.Layout(flex='1 1 auto', min_width='380px'))
-        self.image, self.recon, self.sheet, self.heat = (W.Image(format='png', layout=W.Layout(object_fit='contain')) for _ in range(4))
+        self.image, self.recon, self.sheet, self.heat = (picture() for _ in range(4))
         self.found = W.HTML()
         self.ui = self.lay_out()
         for w in (self.tag, self.show, self.rule, self.scale, self.level): w.observe(self.refilter, 'value')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'BAR_STYLE', 'to_image', 'thumbnail', 'to_png', 'data_uri', 'diverging', 'channel_sheet', 'difference',
-           'strip', 'heat', 'verdicts', 'tag_bars', 'worth_showing', 'bar_axes']
+           'strip', 'below', 'heat', 'verdicts', 'tag_bars', 'worth_showing', 'bar_axes']
 
 # %% ../nbs/07a_pictures.ipynb #2411ca22
 import base64, html, io, math
@@ -99,6 +99,13 @@ def strip(images,     # anything that `to_image` takes
     for i, t, w in zip(ims, titles, widths):
         out.paste(i, (x, top)); draw.text((x, 1), t, (128, 128, 128), font)
         x += w + gap
+    return out
+
+def below(images, gap=0)->Image.Image:
+    "Pictures below each other, on a transparent ground."
+    out = Image.new('RGBA', (max(i.width for i in images), sum(i.height + gap for i in images) - gap), (0, 0, 0, 0))
+    y = 0
+    for i in images: out.paste(i, (0, y)); y += i.height + gap
     return out
 
 # %% ../nbs/07a_pictures.ipynb #ab83c386

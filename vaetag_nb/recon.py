@@ -80,10 +80,14 @@ class Recon:
         f, forms = self.figures, dict(psnr='PSNR {:.2f} dB', ssim='SSIM {:.4f}', lpips='LPIPS {:.4f}')
         return ', '.join(w.format(f[k]) for k, w in forms.items() if f.get(k) is not None) or 'identical'
 
-    def picture(self, height=None, gain=4.)->Image.Image:
-        "Original, reconstruction and the difference, `gain` times enlarged, on white."
+    def row(self, height=None, gain=4.)->Image.Image:
+        "Original, reconstruction and the difference, `gain` times enlarged, on a transparent ground."
         a, b = (Image.fromarray(o.permute(1, 2, 0).numpy()) for o in (self.original, self.reconstructed))
-        row = strip([a, b, difference(a, b, gain)], ['original', f'reconstruction: {self.words}', f'difference x{gain:g}'], height or a.height)
+        return strip([a, b, difference(a, b, gain)], ['original', f'reconstruction: {self.words}', f'difference x{gain:g}'], height or a.height)
+
+    def picture(self, height=None, gain=4.)->Image.Image:
+        "The same on white."
+        row = self.row(height, gain)
         out = Image.new('RGB', row.size, 'white')
         out.paste(row, mask=row.getchannel('A'))
         return out

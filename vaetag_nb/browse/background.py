@@ -52,6 +52,8 @@ class Background:
         self.progress = W.IntProgress(description=unit, layout=W.Layout(width='240px'), style=dict(description_width='auto'))
         self.said = W.HTML()
         self.ui = W.HBox([self.button, self.progress, self.said], layout=W.Layout(flex_flow='row wrap', align_items='center'))
+        self.button._view_count = 0        # counted from now on: a dashboard that has left the page goes on with nothing
+        self.button.observe(lambda c: c['new'] or self.stop(), '_view_count')
         self.button.on_click(lambda _: self.stop() if self.running else self.start()); self.tell()
 
     def left(self)->list: done = self.done(); return [i for i in self.among() if i not in done]

@@ -10,7 +10,7 @@ import html
 import ipywidgets as W, numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from .dashboard import Dashboard
-from .list import alert, quietly
+from .list import alert, picture, quietly
 from .region import Region
 from .tags import small_table
 from ..core.errors import VaetagError
@@ -62,7 +62,7 @@ class LatentEditor(Dashboard):
         self.down, self.across = (slider(W.FloatRangeSlider, d, (.25, .75), '420px', max=1, step=.05, readout_format='.0%') for d in ('region from top to bottom', 'from left to right'))
         self.where = W.Combobox(description='evidence for', placeholder='a tag', continuous_update=False, options=list(tagger.vocab.names) if tagger else [], layout=W.Layout(width='250px', display=None if tagger else 'none'), **auto)
         self.note, self.tags = W.HTML(), W.HTML()
-        self.image = W.Image(format='png', layout=W.Layout(object_fit='contain', max_width='1080px', width='fit-content'))
+        self.image = picture()
         self.region = Region(label='decoded picture; its region is also on the two sliders')
         self.region.observe(self.drag, 'box')
         line = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))

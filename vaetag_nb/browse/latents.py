@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from PIL import Image
 from .dashboard import Dashboard
 from .latent_edit import LatentEditor
-from .list import Thumbs
+from .list import Thumbs, picture
 from .tags import figure_png, small_table
 from .wall import Wall
 from ..core.errors import VaetagError
@@ -76,7 +76,7 @@ class LatentBrowser(Dashboard):
         self.next, self.prev = (W.Button(description=d, icon=f'arrow-{i}', layout=W.Layout(width='110px')) for d, i in (('next', 'right'), ('previous', 'left')))
         self.space = W.Dropdown(description='numbers in', options=[('model space', 'model'), ('raw space', 'raw')], value='model', layout=W.Layout(width='220px'), **auto)
         self.note, self.stats, self.near, self.thumbs = W.HTML(), W.HTML(), Wall(label='most like it'), Thumbs(96)
-        self.sheet, self.hist, self.decoded, self.rgb = (W.Image(format='png', layout=W.Layout(object_fit='contain')) for _ in range(4))
+        self.sheet, self.hist, self.decoded, self.rgb = (picture() for _ in range(4))
         titled = lambda t, w: W.VBox([W.HTML(f'<b>{t}</b>'), w], layout=W.Layout(margin='0 14px 8px 0'))
         row = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='flex-start'))
         views = [titled('channels', self.sheet), titled('principal components', self.rgb), *([titled('decoded', self.decoded)] if codec is not None else []), titled('values', self.hist), titled('each channel', self.stats)]

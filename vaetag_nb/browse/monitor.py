@@ -12,7 +12,7 @@ import ipywidgets as W, pandas as pd
 from fastcore.basics import patch
 from PIL import Image
 from .dashboard import Dashboard
-from .list import alert, quietly
+from .list import alert, picture, quietly, row_height
 from .tags import small_table
 from ..charts import CHART_STYLE, smooth, svg_curves
 from ..core.errors import UsageError, VaetagError, naming
@@ -91,7 +91,7 @@ class Monitor(Dashboard):
         self.when = W.SelectionSlider(description='at', options=[('', '')], continuous_update=False, layout=W.Layout(width='420px'), **auto)
         self.side_by_side = W.Checkbox(description='over time', value=False, indent=False, tooltip='several times side by side', layout=W.Layout(width='110px'))
         self.note, self.table, self.charts = W.HTML(), W.HTML(), W.HTML()
-        self.image = W.Image(format='png', layout=W.Layout(object_fit='contain', max_width='1080px', width='fit-content'))
+        self.image = picture()
         line = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))
         self.pictures = W.VBox([line(self.of, self.when, self.side_by_side), self.image])
         self.ui = W.VBox([W.HBox([self.runs, self.figures, W.VBox([self.mean, line(self.x, self.log), line(self.refresh_now, self.live, self.every)])], layout=W.Layout(flex_flow='row wrap')),
@@ -206,8 +206,7 @@ def show_sample(self:Monitor, _=None):
         with naming(f), Image.open(f) as im: return im.convert('RGB')
     try: ims = [read(all_[i][1]) for i in some]
     except VaetagError as e: self.note.value = alert(e); return
-    height = min(ims[0].height, int(1060*ims[0].height/ims[0].width/len(ims)))
-    self.image.value = to_png(thumbnail(ims[0], 1080) if len(ims) == 1 else strip(ims, [str(all_[i][0]) for i in some], max(24, height)))
+    self.image.value = to_png(thumbnail(ims[0], 1080) if len(ims) == 1 else strip(ims, [str(all_[i][0]) for i in some], row_height(ims[0].height, ims[0].width, len(ims), ims[0].height)))
 
 # %% ../../nbs/10_browse/70_monitor.ipynb #706ed7fa
 @patch

@@ -9,16 +9,15 @@ __all__ = ['ReconBrowser']
 import html, math
 import ipywidgets as W, numpy as np, pandas as pd
 from fastcore.basics import patch
-from PIL import Image
 from .background import Background, Turns, in_turn
 from .dashboard import Dashboard
-from .list import alert, quietly, wall
+from .list import alert, picture, quietly, row_height, wall
 from .tags import small_table
 from ..core.errors import VaetagError
 from ..core.progress import say
 from ..eval.images import Rule
 from ..latents.codec import Codec
-from ..pictures import data_uri, strip, to_png
+from ..pictures import below, data_uri, strip, to_png
 from ..recon import lpips_or_reason, picture_figures, recon_of, recon_parts
 
 # %% ../../nbs/10_browse/20_recon.ipynb #abb33275
@@ -46,7 +45,7 @@ class ReconBrowser(Dashboard):
         self.codec = W.Dropdown(description='of', options=list(self.codecs), value=start, layout=W.Layout(width='240px'), **auto)
         self.gain = W.FloatSlider(description='difference x', min=1, max=32, step=1, value=4, continuous_update=False, layout=W.Layout(width='320px'), **auto)
         self.note, self.table, self.gallery = W.HTML(), W.HTML(), W.HTML()
-        self.image = W.Image(format='png', layout=W.Layout(object_fit='contain', max_width='1080px'))
+        self.image = picture()
         row = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))
         self.all = Background(lambda: range(len(self.paths)), lambda: {*self.figures[start].index, *self.failed}, self.measure, self.renew, self.turns, most=batch_size)
         self.ui = W.VBox([row(self.prev, self.next, self.position, self.by, self.codec, self.gain), self.all.ui, self.note, self.image, self.table, self.gallery], layout=W.Layout(max_width='1080px'))
@@ -148,10 +147,7 @@ def update(self:ReconBrowser, _=None):
     i = int(self.order[self.position.value - 1])
     try: made = self.views(i)
     except VaetagError as e: self.note.value, self.shown = alert(e), None; return
-    rows = [r.picture(self.side, self.gain.value) for r in made]
-    sheet = Image.new('RGB', (max(r.width for r in rows), sum(r.height for r in rows)), 'white')
-    for r, y in zip(rows, np.cumsum([0, *(r.height for r in rows)])): sheet.paste(r, (0, int(y)))
-    self.image.value, self.shown = to_png(sheet), i
+    self.image.value, self.shown = to_png(below([r.row(row_height(*r.original.shape[1:], 3, self.side), self.gain.value) for r in made])), i
     self.tell(); self.all.tell()
 
 @patch

@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from PIL import Image, ImageDraw
 from .background import Background, Turns, in_turn
 from .dashboard import Dashboard
-from .list import alert, quietly, sheet_row
+from .list import alert, picture, quietly, row_height, sheet_row
 from .tags import small_table
 from ..core.errors import VaetagError
 from ..core.progress import say
@@ -44,7 +44,7 @@ class TranslationBrowser(Dashboard):
         self.before, self.after = (W.Dropdown(description=n, options=o, value=o[0], layout=W.Layout(width='170px'), **auto) for n, o in (('before', BEFORE), ('after', AFTER)))
         self.edge = W.IntSlider(description='edge', min=0, max=100, value=50, layout=W.Layout(width='300px'), tooltip='share of the picture that is shown as before', **auto)
         self.note, self.table = W.HTML(), W.HTML()
-        self.image, self.row = (W.Image(format='png', layout=W.Layout(object_fit='contain', max_width='1080px', width='fit-content')) for _ in range(2))
+        self.image, self.row = (picture() for _ in range(2))
         row = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))
         one = W.VBox([row(self.prev, self.next, self.position), row(self.before, self.after, self.edge), self.note, self.image, self.row, self.table])
         self.tabs = W.Tab([one, W.VBox()], titles=['one picture', 'many pictures'])
@@ -121,7 +121,7 @@ def update(self:TranslationBrowser, _=None):
     try: shown, figures = self.views(d, i)
     except VaetagError as e: self.note.value = alert(e); return
     self.image.value = to_png(split(shown[self.before.value], shown[self.after.value], self.edge.value/100, self.side))
-    self.row.value = to_png(strip([x.permute(1, 2, 0).numpy() for x in shown.values()], [*shown], self.side//3))
+    self.row.value = to_png(strip([x.permute(1, 2, 0).numpy() for x in shown.values()], [*shown], row_height(*shown['source'].shape[1:], len(shown), self.side//3)))
     name = html.escape(self.sources[d].names[i].rsplit('/', 1)[-1])
     self.note.value = f'<span class="vt-note"><b>{name}</b> &middot; {self.position.value} of {len(self.rows[d])} &middot; {html.escape(self.direction.label)} &middot; {self.before.value} | {self.after.value}</span>'
     self.table.value = small_table(pd.DataFrame([figures]))
