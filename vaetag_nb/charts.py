@@ -45,10 +45,10 @@ def thinned(p,       # (n, 2): points in the order of the line
 # %% ../nbs/07ab_charts.ipynb #2047f56a
 CHART_STYLE = '''<style>
 .vt-charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(400px,1fr));gap:14px;max-width:1080px}
-.vt-charts svg{width:100%;max-width:720px}.vt-charts svg text{font:11.5px system-ui,sans-serif;fill:currentColor;opacity:.8}.vt-charts svg .t{font-weight:600;opacity:1}
+.vt-charts svg{width:100%;max-width:720px}.vt-charts svg text{font:11.5px system-ui,sans-serif;fill:currentColor;opacity:.8}.vt-charts svg .t,.vt-charts svg .key{font-weight:600;opacity:1}
 .vt-charts .g{stroke:#808080;stroke-opacity:.3}.vt-charts .l{fill:none;stroke-width:1.8}.vt-charts .f{stroke-opacity:.3;stroke-width:1}
-''' + ''.join(f'.vt-charts .c{i}{{stroke:{c}}}.vt-charts svg .k.c{i}{{stroke:none;fill:{c};opacity:1;font-weight:600}}' for i, c in
-              enumerate(('#8a94a0', '#3b82c4', '#d55e00', '#0b9a6e', '#b455a0', '#a07c1c', '#2aa5a5', '#e0679b'))) + '</style>'
+''' + ''.join(f'.vt-charts .c{i}{{stroke:{c}}}.vt-charts svg .k.c{i}{{stroke:none;fill:{c}}}' for i, c in
+              enumerate(('#8a94a0', '#3b82c4', '#d55e00', '#0b9a6e', '#b455a0', '#a07c1c', '#259a9a', '#e0679b'))) + '</style>'
 
 def svg_curves(series:dict, # {name: (x values, y values)}; drawn in this order
                title:str,
@@ -78,6 +78,6 @@ def svg_curves(series:dict, # {name: (x values, y values)}; drawn in this order
         if len(q) > 1: lines += f'<path class="l {c}" d="M{" ".join(f"{x:.1f} {y:.1f}" for x, y in zip(px(q[:, 0]), py(q[:, 1])))}"/>'
         elif len(q): lines += f'<circle class="{c}" cx="{px(q[0, 0]):.1f}" cy="{py(q[0, 1]):.1f}" r="3"/>'
     named = [n for n in series if not look[n][1]]
-    key = ''.join(f'<tspan class="k c{look[n][0]}" dx="{14*(i > 0)}">&#9632; {html.escape(n)}</tspan>' for i, n in enumerate(named))
+    key = ''.join(f'<tspan class="k c{look[n][0]}" dx="{14*(i > 0)}">&#9632;</tspan> {html.escape(n)}' for i, n in enumerate(named))
     return (f'<svg viewBox="0 0 {w} {h}" role="img" aria-label="{html.escape(title)}"><text class="t" x="52" y="16">{html.escape(title)}</text>'
-            f'{grid}{lines}<text x="52" y="{h - 8}">{key}</text></svg>')
+            f'{grid}{lines}<text class="key" x="52" y="{h - 8}">{key}</text></svg>')

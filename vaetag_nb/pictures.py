@@ -138,7 +138,7 @@ BAR_STYLE = '''<style>
 .vt-bars{display:grid;grid-template-columns:minmax(6em,auto) minmax(80px,1fr) 3.2em 6.2em;gap:3px 8px;align-items:center;
  font:13px/1.35 system-ui,sans-serif;max-width:640px}
 .vt-bars .t{text-align:right;overflow-wrap:anywhere}.vt-bars .n{text-align:right;font-variant-numeric:tabular-nums}
-.vt-bars .w{color:var(--c);font-weight:600;white-space:nowrap}.vt-bars .k{position:relative;height:13px;background:rgba(128,128,128,.2);border-radius:2px}
+.vt-bars .w{color:color-mix(in srgb,var(--c) 75%,currentColor);font-weight:600;white-space:nowrap}.vt-bars .k{position:relative;height:13px;background:rgba(128,128,128,.2);border-radius:2px}
 .vt-bars .k i{position:absolute;inset:0 auto 0 0;background:var(--c);border-radius:2px;box-sizing:border-box;min-width:2px}
 .vt-bars .k b{position:absolute;top:-2px;bottom:-2px;width:2px;margin-left:-1px;background:currentColor}
 .vt-0{--c:#8c8c8c}.vt-1{--c:#3b82c4}.vt-2{--c:#0b9a6e}.vt-3{--c:#d55e00}.vt-4{--c:#b455a0}
