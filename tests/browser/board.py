@@ -45,9 +45,9 @@ class Watch:
         page.on('request', lambda r: None if r.url.startswith(own) else self.wrong.append(f'asks for {r.url}'))
         page.on('websocket', lambda ws: ws.on('framereceived', self.heard))
 
-    def heard(self, frame):
+    def heard(self, frame): # JupyterLab asks for widgets before ipywidgets is imported: `No such comm` says that there are none
         text = frame.decode(errors='replace') if isinstance(frame, bytes) else frame
-        if re.search(r'"msg_type":\s*"error"', text) or re.search(r'"name":\s*"stderr"', text): self.wrong.append(f'kernel: {text[-1500:]}')
+        if re.search(r'"msg_type":\s*"error"', text) or re.search(r'"name":\s*"stderr", "text": (?!"No such comm)', text): self.wrong.append(f'kernel: {text[-1500:]}')
 
 class Board:
     "A dashboard on a page: use its controls and see what changes."
@@ -111,7 +111,10 @@ class Board:
 
     def fits(self):
         "Nothing is to be scrolled sideways."
-        wide = self.box.evaluate("box => { const all = []; for (let e = box; e; e = e.parentElement) if (e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display != 'inline') all.push(`${e.tagName}.${e.className}: ${e.scrollWidth} > ${e.clientWidth}`); return all; }")
+        wide = self.box.evaluate("""box => { const all = [], right = box.getBoundingClientRect().right + 1;
+          for (let e = box; e; e = e.parentElement) if (e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display != 'inline') all.push(`${e.tagName}.${e.className}: ${e.scrollWidth} > ${e.clientWidth}`);
+          for (const e of box.querySelectorAll('*')) if (e.getClientRects().length && e.getBoundingClientRect().right > right && !e.closest('select')) all.push(e.outerHTML.slice(0, 200));
+          return all; }""")
         assert not wide, wide
 
     def go_through(self, rows):

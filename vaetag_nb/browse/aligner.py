@@ -6,11 +6,12 @@
 __all__ = ['AlignerBrowser']
 
 # %% ../../nbs/10_browse/60_aligner.ipynb #a3092433
-import html, io
+import html
 import ipywidgets as W, numpy as np, torch
 from matplotlib.figure import Figure
 from fastcore.basics import patch
 from ..align import AlignedTagger
+from .tags import figure_png
 from .dashboard import Dashboard
 from ..data.embeddings import EmbeddingTable
 from ..pictures import BAR_STYLE, tag_bars
@@ -41,12 +42,11 @@ class AlignerBrowser(Dashboard):
 
     def scatter(self)->bytes: # png
         "True against predicted lengths."
-        f = Figure((3.2, 3.2), dpi=200, layout='constrained')
+        f = Figure((3.2, 3.2), layout='constrained')
         a, lim = f.subplots(), (min(self.true.min(), self.pred.min())*.95, max(self.true.max(), self.pred.max())*1.05)
         a.plot(lim, lim, color='.6', lw=1); a.plot(self.true, self.pred, '.', ms=2, color='tab:blue')
         a.set(xlabel='true length', ylabel='predicted length', xlim=lim, ylim=lim, aspect='equal')
-        f.savefig(out := io.BytesIO())
-        return out.getvalue()
+        return figure_png(f, dpi=200)
 
 # %% ../../nbs/10_browse/60_aligner.ipynb #502135af
 @patch
@@ -62,7 +62,7 @@ def update(self:AlignerBrowser, _=None):
     "Show what the controls say."
     by, cut = self.compared(), self.t.head.cut()
     order = np.argsort(-by['own'], kind='stable')[:self.tags]
-    part = lambda name, k: f'<div style="min-width:200px;flex:1"><b>{name}</b>{tag_bars([self.t.vocab.names[i] for i in order], by[k][order], cut[order], None, style=False)}</div>'
+    part = lambda name, k: f'<div style="min-width:290px;flex:1"><b>{name}</b>{tag_bars([self.t.vocab.names[i] for i in order], by[k][order], cut[order], None, style=False)}</div>'
     gap = float(np.abs(by['aligned'] - by['own']).max())
     length = self.table.norms[self.row.value]
     made = float(self.t.embed(self.table.take([self.row.value])['inputs']).norm())*self.scale.value

@@ -17,7 +17,7 @@ from ..data.table import TagTable
 from ..data.tags import CATEGORIES
 
 # %% ../../nbs/10_browse/00_tags.ipynb #ed9faa66
-def figure_png(fig)->bytes:
+def figure_png(fig, dpi=80)->bytes:
     "A matplotlib figure as PNG, closed; its lines and words are grey on nothing, to be read on light and on dark pages."
     fig.patch.set_alpha(0)
     for ax in fig.axes:
@@ -25,7 +25,7 @@ def figure_png(fig)->bytes:
         for s in ax.spines.values(): s.set_color('#808080')
         for t in (ax.title, ax.xaxis.label, ax.yaxis.label): t.set_color('#808080')
     f = io.BytesIO()
-    fig.savefig(f, format='png', dpi=80, metadata=dict(Software=None)); plt.close(fig)
+    fig.savefig(f, format='png', dpi=dpi, metadata=dict(Software=None)); plt.close(fig)
     return f.getvalue()
 
 def small_table(df)->str:
