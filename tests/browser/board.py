@@ -3,8 +3,8 @@ import re, time
 from pathlib import Path
 
 # what stands on a page, by CSS; `NAME[0]` is the first of several
-PARTS = dict(note='.vt-note', said='.vt-said', counts='.vt-counts', found='.vt-found', pictures='img.widget-image', thumbs='figure img', cards='figure', list='.vt-list select', head='.vt-head',
-             tables='table', charts='.vt-charts', bars='.vt-bars', sheet='.vt-sheet')
+PARTS = dict(note='.vt-note', said='.vt-said', counts='.vt-counts', found='.vt-found', pictures='img.widget-image', thumbs='.vt-wall img', cards='.vt-wall figure', large='.vt-large', list='.vt-list select', head='.vt-head',
+             tables='table', charts='.vt-charts', bars='.vt-bars', sheet='.vt-sheet', gallery='.vt-gallery')
 
 WORDS = '.vt-note:visible, .vt-said:visible, .vt-counts:visible, .vt-found:visible, small:visible'
 
@@ -12,8 +12,8 @@ SEEN = "const seen = e => e.checkVisibility({visibilityProperty: true}) && e.get
 # each control that can be used now gets a mark, kind:label, and is returned by it
 CONTROLS = "box => { %s" % SEEN + """
   document.querySelectorAll('[data-vt]').forEach(e => e.removeAttribute('data-vt'));
-  const kind = e => e.matches('select') ? 'choice' : e.matches('input[type=checkbox]') ? 'tick' : e.matches('.noUi-handle') ? 'slider' : e.matches('input, textarea') ? 'field' : e.matches('[role=tab]') ? 'tab' : e.matches('button') ? 'button' : 'own';
-  const label = e => (e.getAttribute('aria-label') || e.closest('.vt-list') && 'list' || e.closest('.widget-checkbox')?.innerText || e.closest('.widget-inline-hbox, .widget-inline-vbox')?.querySelector('.widget-label')?.innerText
+  const kind = e => e.closest('.vt-wall') ? 'wall' : e.matches('select') ? 'choice' : e.matches('input[type=checkbox]') ? 'tick' : e.matches('.noUi-handle') ? 'slider' : e.matches('input, textarea') ? 'field' : e.matches('[role=tab]') ? 'tab' : e.matches('button') ? 'button' : 'own';
+  const label = e => (e.closest('.vt-wall') && 'pictures' || e.getAttribute('aria-label') || e.closest('.vt-list') && 'list' || e.closest('.widget-checkbox')?.innerText || e.closest('.widget-inline-hbox, .widget-inline-vbox')?.querySelector('.widget-label')?.innerText
     || (e.matches('button, [role=tab]') ? e.innerText : '') || e.title || e.placeholder || '').trim() + (e.matches('.noUi-handle') && [...e.closest('.noUi-base').querySelectorAll('.noUi-handle')].indexOf(e) > 0 ? ' to' : '');
   return [...box.querySelectorAll('select, input, textarea, button, [role=tab], [tabindex="0"]')].filter(e => seen(e) && !e.disabled && !e.closest('[disabled]')).map(e => { const at = kind(e) + ':' + label(e); e.setAttribute('data-vt', at); return at; }); }"""
 # what elements show: a picture by its pixels, anything else by its HTML
@@ -61,7 +61,7 @@ class Board:
         return now
 
     def find(self, label, value)->str: # the mark of the one control that is meant
-        kinds = ('button', 'tick', 'tab') if value is None else ('slider',) if isinstance(value, int) else ('choice', 'field')
+        kinds = ('button', 'tick', 'tab') if value is None else ('slider',) if isinstance(value, int) else ('choice', 'field', 'wall')
         at = [c for c in self.controls() if c in [f'{k}:{label}' for k in kinds]]
         assert len(at) == 1, f'{label!r} should be one of {self.known}, and once'
         return at[0]
@@ -84,12 +84,21 @@ class Board:
             it.focus()
             for _ in range(abs(value)): self.page.keyboard.press('ArrowRight' if value > 0 else 'ArrowLeft')
         elif kind == 'choice': it.select_option(**value if isinstance(value, dict) else dict(value=value))
+        elif kind == 'wall': self.on_wall(it, **value)
         elif kind == 'field': it.fill(value); it.press('Enter')
         else: it.click()
         self.wait(lambda: [p for p in parts if not p.startswith('=') and not self.changed(before[p], self.look(p), each=p.startswith('+'))], f'{at} = {value!r} leaves as they were')
         if says: self.wait(lambda: says not in self.words() and f'{says!r} in {self.words()!r}', f'{at} = {value!r}: missing')
         assert not (moved := [p for p in parts if p.startswith('=') and self.look(p) != before[p]]), f'{at} = {value!r} must not change {moved}'
         self.controls()
+
+    def on_wall(self, focused, click=None, shift=None, twice=None, keys=''):
+        "Click on pictures of a wall by their numbers, one with shift, one twice; then press keys."
+        one = focused.locator('xpath=..').get_by_role('option').nth
+        if click is not None: one(click).click()
+        if shift is not None: one(shift).click(modifiers=['Shift'])
+        if twice is not None: one(twice).dblclick()
+        for k in keys.split(): self.page.keyboard.press(k)
 
     def changed(self, a, b, each)->bool:
         "Some element, or each, is another one and is drawn; or there are more or fewer."

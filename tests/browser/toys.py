@@ -3,14 +3,14 @@ import threading
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image
-from toy_tagger import toy_tagger
+from toy_tagger import TINY, toy_tagger
 from vaetag_nb.bucketing import Preprocess
 from vaetag_nb.core.io import append_jsonl
 from vaetag_nb.core.rng import np_rng
 from vaetag_nb.data.embeddings import EmbeddingTable
 from vaetag_nb.data.tags import Vocab
 from vaetag_nb.data.users import UserMap
-from vaetag_nb.latents.codec import Codec
+from vaetag_nb.latents.codec import Codec, Convention
 from vaetag_nb.latents.encode import encode_table
 from vaetag_nb.models.aligner import fit_ridge, make_aligner, start_aligner
 from vaetag_nb.models.aligner_folder import Aligner, save_aligner
@@ -24,7 +24,7 @@ from vaetag_nb.models.sampling import Sampling
 
 # each is a notebook of one line, an app by itself, on files that lie beside it
 CALLS = dict(predictions="predictions('toy/model', 'toy/scenes/data.json')", tags="tags('toy/scenes/data.json', most=4)", labels="tag_browser('toy/model', 'toy/scenes/data.json', most=4, min_positives=1)",
-             latents="latents('store', tagger='toy/model', side=96)", reconstructions="reconstructions({'toy': 'toy/model/vae', 'embedded': 'embedded'}, 'toy/scenes/images', side=96, first=8)",
+             latents="latents('store', tagger='toy/model', side=96)", reconstructions="reconstructions({'scenes': 'embedded', 'untrained': 'untrained'}, 'toy/scenes/images', side=96, first=8)",
              translation="translation('translator', 'toy/scenes/images', most=8)", generation="generation('diffusion', n=2)", aligner="aligner('aligner', 'emb.npz', head='inv.npz')", monitor="monitor('runs', every=.5)")
 
 def source_of(name)->str: return f'from vaetag_nb import dashboards; dashboards.{CALLS[name]}'
@@ -32,9 +32,10 @@ def source_of(name)->str: return f'from vaetag_nb import dashboards; dashboards.
 def make_files(root):
     "All that `CALLS` open."
     root = Path(root)
-    table, codec = toy_tagger(root/'toy')
-    encode_table(table.ids, table.paths, codec, root/'store', Preprocess(base=48, max=96, step=8))
     scenes = Codec.load('embedded')
+    table, _ = toy_tagger(root/'toy', steps=200, codec=scenes)
+    encode_table(table.ids, table.paths, scenes, root/'store', Preprocess(base=48, max=96, step=8))
+    Codec.random(TINY, Convention(8., .01), seed=1).save(root/'untrained')
     nets = [generator('residual', scenes.channels, 0, n, ngf=8, n_res_blocks=1) for n in 'GF']
     for net, by in zip(nets, (1., -1.)): torch.nn.init.constant_(net.head.bias, by)
     save_cyclegan(root/'translator', CycleGan(*nets, space='model', codec=scenes.spec()))

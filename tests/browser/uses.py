@@ -30,12 +30,107 @@ LIST = [
     ('least first', None, 'list'),
     ('search', 'red', 'list note', '4 of 50 tags')]
 
+def same_again(board):
+    "`as fitted` brings back what the threshold had changed."
+    fitted = board.words()
+    board.use('threshold', 30, 'note list')
+    board.use('as fitted', None, 'note list')
+    assert board.words() == fitted
+
+def wall_keys(board):
+    "By keys alone: one stop of Tab, arrows, Space, Ctrl+A, Enter and Escape; no key of it reaches the notebook, and the focus stays."
+    page, options, cells = board.page, board.box.locator('.vt-wall').last.get_by_role('option'), board.page.locator('.jp-Cell').count()
+    chosen, here = lambda: options.evaluate_all("all => all.map(o => o.getAttribute('aria-selected')).join()"), lambda: options.evaluate_all('all => all.indexOf(document.activeElement)')
+    options.first.focus(); page.keyboard.press('Escape')
+    for key, at in dict(End=3, ArrowLeft=2, Home=0, ArrowUp=0, ArrowRight=1).items(): page.keyboard.press(key); assert here() == at
+    page.keyboard.press(' ')
+    assert chosen() == 'false,true,false,false' and options.nth(1).get_attribute('tabindex') == '0' and options.nth(0).get_attribute('tabindex') == '-1'
+    page.keyboard.press('Shift+ArrowRight'); assert chosen() == 'false,true,true,false'
+    page.keyboard.press('Control+a'); assert chosen() == 'true,true,true,true'
+    page.keyboard.press('Enter'); board.wait(lambda: not board.look('large'), 'Enter opens none')
+    for key in 'abdd': page.keyboard.press(key)
+    page.keyboard.press('Escape'); board.wait(lambda: board.look('large'), 'Escape closes none')
+    assert 'true' not in chosen() and here() == 2 and page.locator('.jp-Cell').count() == cells
+
+LABELS = ['labels', *LIST,
+    ('search', '', 'list'),
+    ('list', dict(index=2), 'note cards'),
+    same_again,
+    ('page', '2', 'note cards', 'page 2 of'),
+    ('show', 'predicted', 'note cards'),
+    ('show', 'all', 'note'),
+    ('pictures', dict(click=1, shift=2)), ('pictures', dict(click=1)),
+    ('selected are wrong', None, 'said cards', '1 correction, 1 not yet written'),
+    ('unmark selected', None, 'said cards'),
+    ('all of this page are wrong', None, 'said cards', '4 corrections, 4 not yet written'),
+    ('file', 'mine.csv', '=said'),
+    ('write corrections', None, 'said', 'all in mine.csv'),
+    ('pictures', dict(twice=3), 'large'),
+    ('pictures', dict(keys='Escape'), 'large'),
+    wall_keys]
+
+LATENTS = ['latents',
+    ('next', None, 'note[0] +pictures', ' 2 of 24'),
+    ('previous', None, 'note[0] +pictures', ' 1 of 24'),
+    ('latent', '7', 'note[0] +pictures', ' 7 of 24'),
+    ('numbers in', 'raw space', 'note[0] tables[0]', 'raw space'),
+    ('pictures', dict(click=1), 'note[0] +pictures +cards'),
+    ('pictures', dict(keys='ArrowRight Enter'), 'note[0] +pictures +cards'),
+    ('share of the other', 10, 'note[1] pictures[4] tables[1]', '50% of latent 2'),
+    ('other latent', '9', 'note[1] pictures[4]', '50% of latent 9'),
+    ('make the region', 'noise', 'note[1] pictures[4]', 'noise, in'),
+    ('strength', -5, 'pictures[4]'),
+    ('region from top to bottom', -3, 'note[1] pictures[4]'), ('region from top to bottom to', 3, 'note[1] pictures[4]'),
+    ('from left to right', -3, 'note[1] pictures[4]'), ('from left to right to', 3, 'note[1] pictures[4]'),
+    ('evidence for', 'red', 'note[1] pictures[4]', 'evidence for red')]
+
+RECONSTRUCTIONS = ['reconstructions',
+    ('next', None, 'note pictures tables', ' 2 of 8'),
+    ('previous', None, 'note pictures tables', ' 1 of 8'),
+    ('difference x', 4, 'note pictures =tables', 'difference x8'),
+    ('measure all', None, 'note gallery', '24 of 24'),
+    ('picture', '13', 'note pictures tables', ' 13 of 24'),
+    ('worst first by', 'ssim', 'note gallery', ' 1 of 24'),
+    ('of', 'untrained', 'note gallery')]
+
+TRANSLATION = ['translation',
+    ('next', None, 'note +pictures tables', ' 2 of 24'),
+    ('previous', None, 'note +pictures tables', ' 1 of 24'),
+    ('picture', '5', 'note +pictures tables', ' 5 of 24'),
+    ('edge', -20, 'pictures[0] =pictures[1]'),
+    ('before', 'VAE only', 'note pictures[0] =pictures[1]'),
+    ('after', 'and back', 'note pictures[0] =pictures[1]'),
+    ('way', 'B to A', 'note +pictures', 'B to A'),
+    ('many pictures', None, 'sheet'), 'translations',
+    ('order', 'worst first', 'said sheet', 'worst first by PSNR'),
+    ('by', 'SSIM', 'said', 'by SSIM'),
+    ('measure all', None, 'said sheet', '24 of 24 pictures measured'),
+    ('page', '2', 'said sheet', 'page 2 of 3'),
+    ('way', 'A to B', 'said sheet')]
+
+GENERATION = ['generation',
+    ('user', '2', 'note pictures', 'user 2'),
+    ('guidance', 4, 'pictures'),
+    ('steps', 1, 'note pictures'),
+    ('seed', '3', 'pictures'),
+    ('acts from', '0.5', 'note pictures'),
+    ('to', '0.8', 'note pictures'),
+    ('users by guidance', None, 'said'),
+    ('guidance', '1, 4', 'said', '0 of 6 cells drawn, 18 pictures'),
+    ('pictures in a cell', '2', 'said', '12 pictures to draw'),
+    ('draw the sheet', None, 'said sheet', '6 of 6 cells drawn'), 'sheet',
+    ('users', ['1', '9'], 'said', '4 of 4 cells drawn'),
+    ('seed', '1', 'said', '0 of 4 cells drawn'),
+    ('steps', 1, '=sheet')]
+
 USES = dict(
-    tags=['tags', *LIST, 
+    tags=['tags', *LIST,
         ('search', '', 'list'),
         ('list', dict(index=2), 'note thumbs'),
-        ('page', '2', 'note thumbs', 'page 2 of')],
-    predictions=[*PREDICTIONS, ('tag by tag', None, 'list'), ('all together', None, 'tables'), *QUALITY],
+        ('page', '2', 'note thumbs', 'page 2 of'),
+        ('pictures', dict(click=1), 'large'), ('pictures', dict(keys='ArrowRight Enter'), 'large'), ('pictures', dict(keys='Enter'), 'large')],
+    predictions=[*PREDICTIONS, ('tag by tag', None, 'list'), *[r for r in LABELS if r not in LIST and r != 'labels'][:0], ('all together', None, 'tables'), *QUALITY],
+    labels=LABELS, latents=LATENTS, reconstructions=RECONSTRUCTIONS, translation=TRANSLATION, generation=GENERATION,
     monitor=['training',
         ('mean over', 20, 'charts'),
         ('figures', ['loss', 'lr'], 'charts tables'),
