@@ -14,11 +14,11 @@ TINY = dict(_class_name='AutoencoderTiny', latent_channels=4, encoder_block_out_
             num_encoder_blocks=[1]*3, num_decoder_blocks=[1]*3)
 
 def toy_tagger(folder, n=24, steps=20, head='pool', codec=None):
-    "Write `folder/scenes` and the model folder `folder/model` (its VAE inside, another one where `codec` is given); returns the table and the codec."
+    "Write `folder/scenes` and the model folder `folder/model` (its VAE inside, if none is given); returns the table and the codec."
     folder, pre = Path(folder), Preprocess(base=48, max=96, step=8)
     make_scenes(folder/'scenes', n, seed=3, resolution=64)
     table = TagTable.read(folder/'scenes/data.json', folder/'scenes/tags.csv')
-    codec = codec or Codec.random(TINY, Convention(8., .01), seed=1)
+    own, codec = codec is None, codec or Codec.random(TINY, Convention(8., .01), seed=1)
     x = [to_float(torch.as_tensor(pre.apply(load_image(p))[0]).permute(2, 0, 1)[None]) for p in table.paths]
     groups = [[k for k, i in enumerate(x) if i.shape == s] for s in sorted({i.shape for i in x})]
     z = [codec.encode(torch.cat([x[k] for k in g])).detach() for g in groups]
@@ -30,6 +30,6 @@ def toy_tagger(folder, n=24, steps=20, head='pool', codec=None):
         for g, i in zip(groups, z):
             loss = binary_cross_entropy_with_logits(net(i), truth[g])
             opt.zero_grad(); loss.backward(); opt.step()
-    save_model(folder/'model', net.eval(), table.vocab, codec.spec() | dict(source='vae'), pre.to_dict(),
-               thresholds=dict(global_threshold=.35, per_class_thresholds={}), more=lambda d: codec.save(d/'vae'))
+    save_model(folder/'model', net.eval(), table.vocab, codec.spec() | (dict(source='vae') if own else {}), pre.to_dict(),
+               thresholds=dict(global_threshold=.35, per_class_thresholds={}), more=lambda d: own and codec.save(d/'vae'))
     return table, codec

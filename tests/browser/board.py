@@ -4,7 +4,7 @@ from pathlib import Path
 
 # what stands on a page, by CSS; `NAME[0]` is the first of several
 PARTS = dict(note='.vt-note', said='.vt-said', counts='.vt-counts', found='.vt-found', pictures='img.widget-image', thumbs='.vt-wall img', cards='.vt-wall figure', large='.vt-large', list='.vt-list select', head='.vt-head',
-             tables='table', charts='.vt-charts', bars='.vt-bars', sheet='.vt-sheet', gallery='.vt-gallery')
+             tables='table', charts='.vt-charts', bars='.vt-bars', sheet='.vt-sheet', pairs='figure img')
 
 WORDS = '.vt-note:visible, .vt-said:visible, .vt-counts:visible, .vt-found:visible, small:visible'
 

@@ -72,7 +72,7 @@ class Lab:
         book = page.locator('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer')
         page.set_viewport_size(dict(width=page.viewport_size['width'] + width - round(book.bounding_box()['width']), height=page.viewport_size['height']))
         page.set_default_timeout(patience_ms)   # of the run
-        assert page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')"), 'a cell failed'
+        assert page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')"), f'a cell failed: {page.locator(".jp-OutputArea").last.inner_text()[-1500:]}'
         page.set_default_timeout(30_000)
         # a long notebook shows only the cells in view
         page.evaluate("() => { const n = window.jupyterapp.shell.currentWidget.content; n.activeCellIndex = n.widgets.length - 1; n.scrollToItem(n.widgets.length - 1); }")

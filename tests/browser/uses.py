@@ -69,29 +69,41 @@ LABELS = ['labels', *LIST,
     ('pictures', dict(keys='Escape'), 'large'),
     wall_keys]
 
+def drag_region(board):
+    "A rectangle that is dragged over the decoded picture moves the sliders, a slider moves the rectangle."
+    page, region = board.page, board.box.locator('.vt-region')
+    at, inset, readouts = region.bounding_box(), lambda: region.locator('div').evaluate('e => e.style.inset'), board.box.locator('.widget-readout:visible')
+    def go(y, x): page.mouse.move(at['x'] + x*at['width'], at['y'] + y*at['height'], steps=4)
+    go(.02, .03); page.mouse.down(); go(.4, .3); drawn = inset(); page.mouse.up()
+    board.wait(lambda: 'in 0 to ' not in board.words() or readouts.filter(has_text='0% –').count() != 2, 'dragging moves no slider')
+    snapped = inset(); assert drawn != snapped and snapped.startswith('0%')
+    board.use('from left to right to', 20, 'note[1]')
+    board.wait(lambda: inset() == snapped, 'a slider moves no rectangle')
+
 LATENTS = ['latents',
     ('next', None, 'note[0] +pictures', ' 2 of 24'),
     ('previous', None, 'note[0] +pictures', ' 1 of 24'),
-    ('latent', '7', 'note[0] +pictures', ' 7 of 24'),
     ('numbers in', 'raw space', 'note[0] tables[0]', 'raw space'),
-    ('pictures', dict(click=1), 'note[0] +pictures +cards'),
-    ('pictures', dict(keys='ArrowRight Enter'), 'note[0] +pictures +cards'),
+    ('pictures', dict(click=1), 'note[0] pictures cards'),
+    ('pictures', dict(keys='ArrowRight Enter'), 'note[0] pictures cards'),
+    ('latent', '7', 'note[0]', ' 7 of 24'),
     ('share of the other', 10, 'note[1] pictures[4] tables[1]', '50% of latent 2'),
     ('other latent', '9', 'note[1] pictures[4]', '50% of latent 9'),
     ('make the region', 'noise', 'note[1] pictures[4]', 'noise, in'),
     ('strength', -5, 'pictures[4]'),
-    ('region from top to bottom', -3, 'note[1] pictures[4]'), ('region from top to bottom to', 3, 'note[1] pictures[4]'),
-    ('from left to right', -3, 'note[1] pictures[4]'), ('from left to right to', 3, 'note[1] pictures[4]'),
+    drag_region,
+    ('region from top to bottom', 3, 'note[1] pictures[4]'), ('region from top to bottom to', 3, 'note[1] pictures[4]'),
+    ('from left to right', 3, 'note[1] pictures[4]'), ('from left to right to', -3, 'note[1] pictures[4]'),
     ('evidence for', 'red', 'note[1] pictures[4]', 'evidence for red')]
 
 RECONSTRUCTIONS = ['reconstructions',
     ('next', None, 'note pictures tables', ' 2 of 8'),
     ('previous', None, 'note pictures tables', ' 1 of 8'),
     ('difference x', 4, 'note pictures =tables', 'difference x8'),
-    ('measure all', None, 'note gallery', '24 of 24'),
+    ('measure all', None, 'note tables', '24 of 24'),
     ('picture', '13', 'note pictures tables', ' 13 of 24'),
-    ('worst first by', 'ssim', 'note gallery', ' 1 of 24'),
-    ('of', 'untrained', 'note gallery')]
+    ('worst first by', 'ssim', 'note tables', ' 1 of 24'),
+    ('of', 'untrained', 'pairs')]
 
 TRANSLATION = ['translation',
     ('next', None, 'note +pictures tables', ' 2 of 24'),

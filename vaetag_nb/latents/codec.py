@@ -249,9 +249,19 @@ def diffusers_config(codec)->dict:
 
 # %% ../../nbs/03_latents/20_codec.ipynb #1709c309
 @patch
+def stored(self:Codec)->dict:
+    "The weights in the type of the file that they were read from, by which their fingerprint goes; those of a VAE that was trained since as they are."
+    sd = self.vae.state_dict()
+    if weights_fingerprint(self.vae) == self.fingerprint: return sd
+    for t in (torch.float16, torch.bfloat16):
+        as_read = {k: v.to(t) if v.is_floating_point() else v for k, v in sd.items()}
+        if hash_tensors({k: v for k, v in as_read.items() if not k.endswith('num_batches_tracked')}) == self.fingerprint: return as_read
+    return sd
+
+@patch
 def save(self:Codec, folder):
     "Write the VAE as a diffusers folder (TAEF2: its two files and a config), atomically."
-    sd = self.vae.state_dict()
+    sd = self.stored()
     side = lambda x: {k.split('.', 1)[1]: v for k, v in sd.items() if k.startswith(x)}
     parts = {STEM: sd}
     if self.cls_name == 'TAEF2': parts = {f'taef2_{x}': side(x) for x in ('encoder', 'decoder')}
