@@ -3,10 +3,10 @@ import re, time
 from pathlib import Path
 
 # what stands on a page, by CSS; `NAME[0]` is the first of several
-PARTS = dict(note='.vt-note', said='.vt-said', counts='.vt-counts', found='.vt-found', pictures='img.widget-image', thumbs='.vt-wall img', cards='.vt-wall figure', large='.vt-large', list='.vt-list select', head='.vt-head',
+PARTS = dict(note='.vt-note', said='.vt-said', limits='.vt-limits', counts='.vt-counts', found='.vt-found', pictures='img.widget-image', thumbs='.vt-wall img', cards='.vt-wall figure', large='.vt-large', list='.vt-list select', head='.vt-head',
              tables='table', charts='.vt-charts', bars='.vt-bars', sheet='.vt-sheet', pairs='figure img')
 
-WORDS = '.vt-note:visible, .vt-said:visible, .vt-counts:visible, .vt-found:visible, small:visible'
+WORDS = '.vt-note:visible, .vt-said:visible, .vt-limits:visible, .vt-counts:visible, .vt-found:visible, small:visible'
 
 SEEN = "const seen = e => e.checkVisibility({visibilityProperty: true}) && e.getClientRects().length > 0;"
 # each control that can be used now gets a mark, kind:label, and is returned by it
@@ -37,13 +37,12 @@ UNREADABLE = "([box, least]) => { %s" % SEEN + """
 
 class Watch:
     "What a page must not do: say an error, ask for something outside, receive an error of the kernel or a line on its standard error."
-    def __init__(self, page, url, offline=False):
+    def __init__(self, page, url, quiet=True): # `quiet`: the kernel is to be silent, too
         self.wrong, own = [], (url, url.replace('http', 'ws'), 'data:', 'blob:')
-        if offline: page.route('**/*', lambda r: r.continue_() if r.request.url.startswith(own) else r.abort())
         page.on('console', lambda m: self.wrong.append(f'console: {m.text} {m.location.get("url", "")}') if m.type == 'error' else None)
         page.on('pageerror', lambda e: self.wrong.append(f'page: {e}'))
         page.on('request', lambda r: None if r.url.startswith(own) else self.wrong.append(f'asks for {r.url}'))
-        page.on('websocket', lambda ws: ws.on('framereceived', self.heard))
+        if quiet: page.on('websocket', lambda ws: ws.on('framereceived', self.heard))
 
     def heard(self, frame): # JupyterLab asks for widgets before ipywidgets is imported: `No such comm` says that there are none
         text = frame.decode(errors='replace') if isinstance(frame, bytes) else frame
@@ -127,11 +126,12 @@ class Board:
         assert not wide, wide
 
     def go_through(self, rows):
-        "A row is `(label, value, what changes, what is then said)`, each but the label may be left out; a word by itself names a screenshot, a tab opens what is looked at next."
-        self.controls()
+        "A row is `(label, value, what changes, what is then said)`, each but the label may be left out; a word by itself names a screenshot, a tab opens what is looked at next, `...` leaves the rest to another dashboard's rows."
+        self.wait(lambda: not self.look('note'), 'it does not open:', 60); self.controls()
         for row in rows:
             if isinstance(row, str): self.shot(row); continue
             if callable(row): row(self); continue
+            if row is ...: self.known = self.used; continue
             tab = self.find(*(*row, None)[:2]).startswith('tab:')
             if tab: self.check()
             self.use(*row)
@@ -143,5 +143,5 @@ class Board:
         "What is looked at can be read, and every control of it was used."
         self.readable(); self.fits()
         assert 'Error displaying widget' not in self.box.inner_text()
-        left = {c for c in self.known - self.used if not c.startswith('tab:')}
+        left = {c for c in self.known - self.used if not c.startswith('tab:') and c not in ('button:stop', 'button:stopping')}    # so a button is called while it works
         assert not left, f'not used: {sorted(left)}'

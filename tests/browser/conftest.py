@@ -22,6 +22,11 @@ def browser():
         browser.close()
 
 @pytest.fixture(scope='session')
+def shots():
+    "Where screenshots are kept, if they are."
+    return os.environ.get('VAETAG_SCREENSHOTS')
+
+@pytest.fixture(scope='session')
 def files(browser, tmp_path_factory):
     "A folder with a notebook of one line for each dashboard, and what they look at: of `VAETAG_BROWSER_FILES`, or made now."
     import nbformat

@@ -1,29 +1,37 @@
-"""Every dashboard in a real JupyterLab, light and dark, by a real browser: each control is used once."""
-import os
-from contextlib import nullcontext
+"""Every dashboard in a real JupyterLab, light and dark: each control is used once. And the tutorials, run in it."""
+import shutil
 from pathlib import Path
 import pytest
 from board import Board, Watch
-from uses import USES
+from uses import USES, going_on
 
 pytestmark = pytest.mark.slow
+REPO = Path(__file__).parents[2]
 OUTPUT = '.jp-OutputArea-output:has(.jupyter-widgets)'
-
-def shots(place):
-    "Prefix of the files of screenshots, where they are asked for."
-    return f'{Path(os.environ["VAETAG_SCREENSHOTS"])}/{place}_' if os.environ.get('VAETAG_SCREENSHOTS') else None
+# the others train for minutes on data outside the project; their dashboards are opened above
+TUTORIALS = ['01_quickstart', '02_latent_tagger', '03_timm_tagger']
 
 @pytest.mark.parametrize('theme', ['light', 'dark'])
 @pytest.mark.parametrize('name', USES)
-def test_each_control_once(browser, lab, files, name, theme):
-    from toys import Writing
+def test_each_control_once(browser, lab, files, shots, name, theme):
     lab.theme(f'JupyterLab {theme.title()}')
     page = browser.new_page(viewport=dict(width=1400, height=1700))
     watch = Watch(page, lab.url)
-    with Writing(files) if name == 'monitor' else nullcontext():
+    with going_on(name, files):
         lab.run(page, f'{name}.ipynb')
-        board = Board(page, OUTPUT, shots(theme))
-        board.wait(lambda: not board.look('note'), f'{name} does not open')
-        board.go_through(USES[name])
+        Board(page, OUTPUT, shots and f'{shots}/{theme}_').go_through(USES[name])
+    lab.close(page); page.close()
+    assert not watch.wrong, '\n'.join(watch.wrong)
+
+@pytest.mark.parametrize('name', TUTORIALS)
+def test_tutorial_runs(browser, lab, files, name):
+    shutil.copy(REPO/f'nbs/tutorials/{name}.ipynb', files/f'{name}.ipynb')
+    lab.theme('JupyterLab Light')
+    page = browser.new_page(viewport=dict(width=1400, height=1000))
+    watch = Watch(page, lab.url, quiet=False)
+    lab.run(page, f'{name}.ipynb')
+    if name == TUTORIALS[0]: # a dashboard among other cells
+        board = Board(page, OUTPUT)
+        board.use('next', None, 'note bars +pictures', ' 2 of ')
     lab.close(page); page.close()
     assert not watch.wrong, '\n'.join(watch.wrong)

@@ -1,5 +1,15 @@
 """What each control of each dashboard does: `(label, value, what changes, what is then said)`, see `Board.go_through`."""
 
+from contextlib import nullcontext
+from pathlib import Path
+
+def going_on(name, files):
+    "What another process does meanwhile; what an earlier page wrote is gone."
+    from toys import Writing
+    for f in Path(files).glob('*.csv'):
+        if f.name != 'selected_tags.csv': f.unlink()     # of the aligner's head
+    return Writing(files) if name == 'monitor' else nullcontext()
+
 PREDICTIONS = ['predictions',
     ('next', None, 'note bars +pictures', ' 2 of 24'),
     ('previous', None, 'note bars +pictures', ' 1 of 24'),
@@ -18,7 +28,9 @@ PREDICTIONS = ['predictions',
 QUALITY = ['quality',
     ('category', 'general', 'note', 'general tags'),
     ('or one tag', 'red', 'note tables charts', 'red · 1 tag'),
-    ('factor', 6, 'note tables', '1 threshold moved'),
+    ('factor', 6, 'note tables limits', '1 moved, 1 not yet written'),
+    ('write thresholds', None, 'limits', '--threshold own_thresholds.csv'),
+    ('thresholds file', 'others.csv', '=limits'),
     ('threshold', 'the same for each', 'note tables'),
     ('threshold', 9, 'note tables'),
     ('all as fitted', None, 'note tables', '0 thresholds moved'),
@@ -65,6 +77,9 @@ LABELS = ['labels', *LIST,
     ('all of this page are wrong', None, 'said cards', '4 corrections, 4 not yet written'),
     ('file', 'mine.csv', '=said'),
     ('write corrections', None, 'said', 'all in mine.csv'),
+    ('threshold', 1, 'limits', '1 moved, 1 not yet written'),
+    ('thresholds file', 'more.csv', '=limits'),
+    ('write thresholds', None, 'limits', 'all in more.csv'),
     ('pictures', dict(twice=3), 'large'),
     ('pictures', dict(keys='Escape'), 'large'),
     wall_keys]
@@ -86,9 +101,10 @@ LATENTS = ['latents',
     ('numbers in', 'raw space', 'note[0] tables[0]', 'raw space'),
     ('pictures', dict(click=1), 'note[0] pictures cards'),
     ('pictures', dict(keys='ArrowRight Enter'), 'note[0] pictures cards'),
-    ('latent', '7', 'note[0]', ' 7 of 24'),
-    ('share of the other', 10, 'note[1] pictures[4] tables[1]', '50% of latent 2'),
-    ('other latent', '9', 'note[1] pictures[4]', '50% of latent 9'),
+    ('latent', '10', 'note[0]', ' 10 of 24'),
+    ('other latent', '12', '=pictures'),
+    ('share of the other', 10, 'note[1] pictures[4] tables[1]', '50% of latent 12'),
+    ('other latent', '13', 'note[1] pictures[4]', '50% of latent 13'),
     ('make the region', 'noise', 'note[1] pictures[4]', 'noise, in'),
     ('strength', -5, 'pictures[4]'),
     drag_region,
@@ -133,7 +149,7 @@ GENERATION = ['generation',
     ('draw the sheet', None, 'said sheet', '6 of 6 cells drawn'), 'sheet',
     ('users', ['1', '9'], 'said', '4 of 4 cells drawn'),
     ('seed', '1', 'said', '0 of 4 cells drawn'),
-    ('steps', 1, '=sheet')]
+    ('steps', 60), ('draw the sheet', None), ('stop', None, 'said', '1 of 4 cells drawn')]
 
 USES = dict(
     tags=['tags', *LIST,
@@ -141,7 +157,7 @@ USES = dict(
         ('list', dict(index=2), 'note thumbs'),
         ('page', '2', 'note thumbs', 'page 2 of'),
         ('pictures', dict(click=1), 'large'), ('pictures', dict(keys='ArrowRight Enter'), 'large'), ('pictures', dict(keys='Enter'), 'large')],
-    predictions=[*PREDICTIONS, ('tag by tag', None, 'list'), *[r for r in LABELS if r not in LIST and r != 'labels'][:0], ('all together', None, 'tables'), *QUALITY],
+    predictions=[*PREDICTIONS, ('tag by tag', None, 'list'), ..., ('all together', None, 'tables'), *QUALITY],
     labels=LABELS, latents=LATENTS, reconstructions=RECONSTRUCTIONS, translation=TRANSLATION, generation=GENERATION,
     monitor=['training',
         ('mean over', 20, 'charts'),
