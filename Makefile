@@ -20,6 +20,7 @@ $(BIN)/vaetag: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -q $(PIPFLAGS) -e '.[dev,docs]'
+	mkdir -p $(VENV)/share/jupyter/voila/templates/vaetag && cp vaetag_nb/assets/voila/* $(VENV)/share/jupyter/voila/templates/vaetag
 	touch $(BIN)/vaetag $@
 
 demo: $(BIN)/vaetag  ## train a tagger on the embedded scenes, evaluate it, write a report with pictures (no download)

@@ -97,8 +97,10 @@ def lab(files, surroundings):
 
 @pytest.fixture(scope='session')
 def voila(files, surroundings):
-    "The address of a voila in its dark theme."
+    "The address of a voila in its dark theme, with our page, which asks no other server for an icon font."
     pytest.importorskip('voila', reason='voila is not installed')
+    from vaetag_nb.browse.wall import ASSETS
     home, env = surroundings
+    shutil.copytree(ASSETS/'voila', home/'data/voila/templates/vaetag')
     url = f'http://127.0.0.1:{(port := free_port())}'
-    for _ in served(['voila', str(files), '--no-browser', f'--port={port}', '--Voila.ip=127.0.0.1', '--theme=dark'], env, files, home/'voila.log', url): yield url
+    for _ in served(['voila', str(files), '--no-browser', f'--port={port}', '--Voila.ip=127.0.0.1', '--theme=dark', '--template=vaetag'], env, files, home/'voila.log', url): yield url
