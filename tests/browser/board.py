@@ -1,6 +1,5 @@
 """A dashboard on a page: its controls by their labels, what of the page changed, whether all of it can be read; and a watch on what the page says or asks for."""
 import re, time
-from pathlib import Path
 
 # what stands on a page, by CSS; `NAME[0]` is the first of several
 PARTS = dict(note='.vt-note', said='.vt-said', limits='.vt-limits', counts='.vt-counts', found='.vt-found', pictures='img.widget-image', thumbs='.vt-wall img', cards='.vt-wall figure', large='.vt-large', list='.vt-list select', head='.vt-head',

@@ -1,6 +1,5 @@
 "A JupyterLab and a voila with every dashboard, and a browser that looks at them"
 import json, os, shutil, socket, subprocess, sys, time, urllib.request
-from pathlib import Path
 import pytest
 
 CHROME = '--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
