@@ -27,7 +27,7 @@ def migrate_aligner(src,       # best.pt, last.pt, model.pt, or the folder of on
     if tagger: a.tagger = tagger
     if head is not None:
         h = read_head(head)
-        if h.n != a.n: raise VaetagError(f'{h.source}: a head of embeddings of width {h.n}; the aligner has the width {a.n}')
+        a.knows(h)              # one of another width is an error
         a.tags, a.head_sha256, a.head_source = h.tags, h.sha256, h.source
     save_aligner(out, a)
     return dict(out=str(out), architecture=a.name, width=a.n, tagger=a.tagger or None, options=a.options)

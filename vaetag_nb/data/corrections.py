@@ -49,7 +49,8 @@ class Corrections:
     def save(self):
         "Write the file anew, atomically."
         there = read_corrections(self.path) if self.path.exists() else {}
-        self.marks = {k: a for k, a in (there | self.marks).items() if k not in self.undone}
+        mine = {k: a for k, a in self.marks.items() if self.saved.get(k) != a}       # the rest is as somebody else left it meanwhile
+        self.marks = {k: a for k, a in (there | mine).items() if k not in self.undone}
         write_csv(self.path, pd.DataFrame([(*k, a) for k, a in self.marks.items()], columns=['id', 'tag', 'action']))
         self.saved, self.undone = dict(self.marks), set()
 

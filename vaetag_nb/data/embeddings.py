@@ -127,6 +127,7 @@ class _File:
         for k in ('preds', 'inputs', 'paths'):
             a = getattr(self, k)
             if a is not None and len(a) != len(self.embs): raise VaetagError(f'{p}: embs has {len(self.embs)} rows, {k} {len(a)}')
+        if self.paths is not None and self.paths.ndim != 1: raise VaetagError(f'{p}: paths has the shape {self.paths.shape}; one for each row is needed')
         if self.inputs is not None and self.inputs.shape != self.embs.shape: raise VaetagError(f'{p}: embs has the width {self.embs.shape[1]}, inputs {self.inputs.shape[1]}')
 
     def blocks(self, key, size=2**24):
@@ -135,7 +136,7 @@ class _File:
         step = max(1, size//max(1, a.shape[1]*a.itemsize))
         for i in range(0, len(a), step): yield np.asarray(a[i:i+step])
 
-    def scan(self, hashed)->np.ndarray: # float64 lengths of embs, NaN where a row is of no use
+    def scan(self, hashed)->np.ndarray: # float32 lengths of embs, NaN where a row is of no use
         "Look at each row once"
         norms = []
         for key in ('embs', 'inputs') if self.inputs is not None else ('embs',):
@@ -143,7 +144,7 @@ class _File:
             for b in self.blocks(key):
                 hashed.update(np.ascontiguousarray(b).data)
                 parts.append(np.linalg.norm(b.astype(np.float64), axis=1))
-            norms.append(np.concatenate(parts) if parts else np.empty(0))
+            with np.errstate(over='ignore'): norms.append(np.concatenate([np.zeros(0), *parts]).astype(np.float32))   # what is no length in float32 is of no use
         bad = ~np.logical_and.reduce([np.isfinite(n) & (n > 0) for n in norms])
         return np.where(bad, np.nan, norms[0])
 
@@ -169,7 +170,7 @@ class EmbeddingTable:
         norms = [f.scan(hashed) for f in files]
         good = [np.flatnonzero(~np.isnan(n)) for n in norms]
         _report(files, norms, good, strict)
-        table = cls(files, np.repeat(np.arange(len(files)), list(map(len, good))), np.concatenate(good), np.concatenate([n[g] for n, g in zip(norms, good)]).astype(np.float32), hashed.hexdigest())
+        table = cls(files, np.repeat(np.arange(len(files)), list(map(len, good))), np.concatenate(good), np.concatenate([n[g] for n, g in zip(norms, good)]), hashed.hexdigest())
         return table if head is None else table.with_head(head)
 
     def __len__(self): return len(self.row)
@@ -186,6 +187,7 @@ class EmbeddingTable:
 
 def _report(files, norms, good, strict):
     lost = sum(map(len, norms)) - sum(map(len, good))
+    if not sum(map(len, norms)): raise VaetagError(f'{files[0].path}: embs has no rows')
     if not lost: return
     f, at = next((f, int(np.flatnonzero(np.isnan(n))[0])) for f, n in zip(files, norms) if np.isnan(n).any())
     what = f'{lost} rows are zero or not finite, the first is row {at} of {f.path}'
@@ -236,7 +238,8 @@ def __getitem__(self:EmbeddingTable, i:int)->tuple: # direction (n,), probabilit
 @patch
 def names(self:EmbeddingTable, rows)->list: # texts
     "What rows are called: their path, else file and row."
-    return [str(f.paths[r]) if f.paths is not None else f'{f.path.name}:{r}' for f, r in ((self.files[f], r) for f, r in zip(self.file[rows], self.row[rows]))]
+    text = lambda p: p.decode(errors='replace') if isinstance(p, bytes) else str(p)
+    return [text(f.paths[r]) if f.paths is not None else f'{f.path.name}:{r}' for f, r in ((self.files[f], r) for f, r in zip(self.file[rows], self.row[rows]))]
 
 # %% ../../nbs/01_data/80_embeddings.ipynb #6bb6c53a
 @patch

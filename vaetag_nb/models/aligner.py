@@ -33,11 +33,11 @@ def aligner_class(name:str): # a registered name, one of the entry points `vaeta
     module, colon, cls = name.partition(':')
     if name not in found and not colon: raise UsageError(f'model.name: {name!r} is no aligner.{nearest(name, [*ALIGNERS, *found])}')
     try: got = found[name].load() if name in found else getattr(importlib.import_module(module), cls)
-    except (ImportError, AttributeError) as e: raise UsageError(f'model.name: {name}: {e}' + ('; install it, or set PYTHONPATH' if isinstance(e, ModuleNotFoundError) else '')) from e
+    except (ImportError, AttributeError, ValueError, TypeError) as e: raise UsageError(f'model.name: {name}: {e}' + ('; install it, or set PYTHONPATH' if isinstance(e, ModuleNotFoundError) else '')) from e
     if not (isinstance(got, type) and issubclass(got, nn.Module)): raise UsageError(f'model.name: {name}: is no class of modules')
     return got
 
-def make_aligner(name:str, n:int, **options)->nn.Module: # (B, n) -> (B, n)
+def make_aligner(name:str, n:int, /, **options)->nn.Module: # (B, n) -> (B, n)
     "A fresh aligner of width `n`; an option that it does not have, or a shape that it changes, is an error."
     cls = aligner_class(name)
     known, hints = dict(inspect.signature(cls.__init__).parameters), T.get_type_hints(cls.__init__)

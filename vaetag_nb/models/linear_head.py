@@ -108,8 +108,11 @@ def _arrays(path)->dict:
     "Weights and bias of a file"
     if Path(path).suffix == '.safetensors': return load_tensors(path)[0]
     try:
-        with naming(path), np.load(path, allow_pickle=False) as z: return {k: torch.from_numpy(z[k]) for k in ('weights', 'bias') if k in z.files} or {k: None for k in z.files}
-    except (zipfile.BadZipFile, ValueError, EOFError) as e: raise VaetagError(f'{path}: not a whole npz file of numbers: {e}') from e
+        with naming(path), np.load(path, allow_pickle=False) as z: found = {k: z[k] if k in ('weights', 'bias') else None for k in z.files}
+    except (zipfile.BadZipFile, ValueError, EOFError, TypeError) as e: raise VaetagError(f'{path}: not a whole npz file of numbers: {e}') from e
+    for k, a in found.items():
+        if a is not None and a.dtype.kind not in 'fiu': raise VaetagError(f'{path}: {k} holds {a.dtype}, not numbers')
+    return {k: a if a is None else torch.from_numpy(a) for k, a in found.items()}
 
 def read_head(src,       # npz or safetensors, folder of one, run or model folder of ours, or hub:TAGGER
               tags=None, # `Vocab`, or the CSV with the tags' names; `None`: selected_tags.csv beside it

@@ -58,8 +58,7 @@ def graphs_of(net, head:LinearHead)->dict: # {name of the file: (graph, its outp
 def checked_head(src, a:Aligner, head=None)->LinearHead:
     "The head of an aligner; an error unless it is the one that it was trained with."
     head = head_for(src, a, head)
-    if head.n != a.n: raise VaetagError(f'{head.source}: a head of embeddings of width {head.n}; the aligner has the width {a.n}')
-    if a.head_sha256 not in (None, head.sha256): raise VaetagError(f'{head.source}: is not the head that the aligner was trained with: its hash is {head.sha256[:16]}, expected {a.head_sha256[:16]}')
+    if not a.knows(head): raise VaetagError(f'{head.source}: is not the head that the aligner was trained with: its hash is {head.sha256[:16]}, expected {a.head_sha256[:16]}')
     return head
 
 def fill_export(d, a:Aligner, head:LinearHead, logs=None, said=None)->list: # checks; `logs`: of a run; `said`: `Said` by the publisher

@@ -17,7 +17,7 @@ from ..core.errors import UsageError, VaetagError, one_of
 from ..core.io import hash_json, read_json
 from ..core.progress import say
 from ..core.rng import seeded
-from ..data.embeddings import EmbeddingTable
+from ..data.embeddings import EmbeddingTable, located
 from ..eval.alignment import AlignmentMeter
 from ..models.aligner import aligner_class, fit_ridge, make_aligner, start_aligner
 from ..models.aligner_folder import Aligner, fill_aligner
@@ -269,7 +269,10 @@ class SplitBoard(TensorBoard):
 # %% ../../nbs/06_trainers/99b_aligner.ipynb #33091bf2
 def aligner_data(cfg:AlignerConfig)->tuple: # table, training rows, test rows, head
     "What a configuration names."
-    d = cfg.data
+    d, seen = cfg.data, set()
+    for s in (*d.embeddings, *d.test):
+        if (at := located(s).resolve()) in seen: raise UsageError(f'data.embeddings, data.test: {s} stands twice: its rows would be learned and tested')
+        seen.add(at)
     head = read_head(d.head, d.tags)
     table = EmbeddingTable.read([*d.embeddings, *d.test], head, d.strict)
     if cfg.model.n not in (None, table.n): raise VaetagError(f'model.n: {cfg.model.n}, but {d.embeddings[0]} has the width {table.n}')
