@@ -106,6 +106,7 @@ def read_options(path)->dict:
     if not isinstance(own, dict): raise VaetagError(f'model.json beside {path}: options: not a mapping')
     return {k: v for k, v in own.items() if k not in ('format', 'kind', 'profile')}
 
+# %% ../../nbs/05_models/94_aligner_folder.ipynb #07dc9698
 def options_of(own:dict, where)->tuple: # name, width, tagger, options of the architecture; `None` where name or width is not said
     "What options say of an aligner."
     own = dict(own)
