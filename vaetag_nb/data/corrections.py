@@ -69,6 +69,7 @@ def corrected(labels,        # sparse (N, C)
     row, column, names, aliases = dict(zip(paths, range(len(ids)))) | dict(zip(ids, range(len(ids)))), dict(vocab.index), list(vocab.names), aliases or {}
     place, odd = {}, []
     for (i, t), a in corrections.items():
+        if a not in ACTIONS: raise VaetagError(f'corrections: {i}, {t}: the action {a!r} is neither add nor remove')
         t = t if t in column else aliases.get(t, t)
         if i in row and t not in column and grow and a == 'add': column[t] = len(names); names.append(t)
         if i in row and t in column: place[row[i], column[t]] = a == 'add'

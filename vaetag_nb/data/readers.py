@@ -167,7 +167,8 @@ def numbers_of_groups(values)->tuple: # int64 (N,), names of the groups or `None
     if isinstance(values, np.ndarray): return values.astype(np.int64), None
     blank = np.array([v is None or v == '' or v != v for v in values], bool)
     given = [v for v, b in zip(values, blank) if not b]
-    names = None if all(isinstance(v, (int, float)) for v in given) else sorted(set(map(str, given)), key=natural)
+    whole = lambda v: isinstance(v, int) or isinstance(v, float) and v.is_integer()
+    names = None if all(whole(v) and abs(v) < 2**62 for v in given) else sorted(set(map(str, given)), key=natural)
     number = int if names is None else {n: i for i, n in enumerate(names)}.get
     out = np.zeros(len(values), np.int64)
     out[~blank] = [number(v if names is None else str(v)) for v in given]

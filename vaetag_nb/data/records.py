@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BATCH', 'COLUMNS', 'TABLE_FORMAT', 'Batch', 'Records', 'parse_json', 'metadata_pairs', 'json_records', 'find_columns',
-           'row_batches', 'id_is_guess', 'json_line', 'jsonl_records', 'csv_rows', 'csv_records', 'arrow_tags',
-           'arrow_column', 'parquet_batches', 'plain_name', 'table_header', 'parquet_records']
+           'weighted', 'row_batches', 'id_is_guess', 'json_line', 'jsonl_records', 'csv_rows', 'csv_records',
+           'arrow_tags', 'arrow_column', 'parquet_batches', 'plain_name', 'table_header', 'parquet_records']
 
 # %% ../../nbs/01_data/21_records.ipynb #6b07d9f7
 import csv, io, json
@@ -96,6 +96,12 @@ def find_columns(src,     # for messages
     return {k: v for k, v in found.items() if v}
 
 # %% ../../nbs/01_data/21_records.ipynb #c1db6d6a
+def weighted(key, tags, weights):
+    "Tags and the list of weights beside them as pairs; tags that are no list of names have their weights within."
+    if not (isinstance(tags, list) and isinstance(weights, list) and all(isinstance(t, str) for t in tags)): return tags
+    if len(tags) != len(weights): raise VaetagError(f'record {key}: {len(tags)} tags, but {len(weights)} weights')
+    return Pairs(zip(tags, weights))
+
 def row_batches(rows,   # (line number, values in the order of `names` or `None`, what is wrong with the row or '')
                 names,  # our names of the columns
                 report): # `LoadReport`
@@ -112,7 +118,8 @@ def row_batches(rows,   # (line number, values in the order of `names` or `None`
         cols = dict(zip(names, map(list, zip(*good)))) if good else {k: [] for k in names}
         refs = cols.pop('path')
         ids = [r if i in (None, '') else str(i) for i, r in zip(cols.pop('id'), refs)] if 'id' in cols else refs
-        yield Batch(ids, refs, cols.pop('tags', [None]*len(refs)), None, cols)
+        tags, weights = cols.pop('tags', [None]*len(refs)), cols.pop('weights', None)
+        yield Batch(ids, refs, tags if weights is None else [weighted(*r) for r in zip(ids, tags, weights)], None, cols)
 
 def id_is_guess(names, columns)->bool:
     "Was a column taken as record key only because it is named `id`?"
@@ -151,6 +158,7 @@ def csv_records(src, report, columns=None, # `{ours: theirs}`, see `find_columns
     "The records of a CSV file with a header; tags are tag strings."
     with open_bytes(src) as f: head = [h.strip() for h in next(csv_rows(src, f), (0, []))[1]]
     names = find_columns(src, head, columns)
+    if names.pop('weights', None) and 'weights' in (columns or {}): raise UsageError(f"{src}: columns: weights: the cells of a CSV hold no lists; write weights with the tags, such as 'cat:0.5, dog'")
     at = [head.index(c) for c in names.values()]
     def row(n, cells):
         if len(cells) != len(head): return n, None, f'{len(cells)} cells where the header has {len(head)}'
@@ -224,6 +232,10 @@ def parquet_records(src, report, columns=None, # `{ours: theirs}`, see `find_col
         try: schema = pq.read_schema(f)
         except (pa.ArrowException, OSError) as e: raise trouble(e) from e
     names, own = find_columns(src, schema.names, columns), table_header(schema, src)
+    is_list = lambda k: k in names and any(f(schema.field(names[k]).type) for f in (pa.types.is_list, pa.types.is_large_list))
+    if 'weights' in names and not (is_list('tags') and is_list('weights')):     # weights of something else
+        w = names.pop('weights')
+        if 'weights' in (columns or {}): raise UsageError(f"{src}: columns: weights: {w} is {schema.field(w).type}; lists are needed, there and for the tags")
     read = plain_name if own or 'weights' in names else read_entry # our own tables hold names
     def batches():
         with open_bytes(src) as f:
