@@ -55,7 +55,7 @@ export: $(VENV)/.dev ## notebooks -> modules and README
 	$(BIN)/python tools/nbreadme.py
 
 bench: $(VENV)/.dev  ## the head-to-heads of benchmarks/, as ratios
-	for b in benchmarks/[a-z]*.py; do case $$b in */common.py|*/real_images.py|*/ablation.py|*/end_to_end.py|*/timm_evidence.py|*/unpaired_emoji.py|*/aligner.py|*/diffusion_memory.py) ;; *) $(BIN)/python $$b || exit 1;; esac; done
+	for b in benchmarks/[a-z]*.py; do case $$b in */common.py|*/real_images.py|*/ablation.py|*/end_to_end.py|*/timm_evidence.py|*/unpaired_emoji.py|*/aligner.py|*/diffusion_memory.py|*/dashboards_browser.py) ;; *) $(BIN)/python $$b || exit 1;; esac; done
 
 clean:       ## remove what was built, not the virtual environment
 	rm -rf _proc _docs _exec _site build *.egg-info .pytest_cache .hypothesis

@@ -4,7 +4,7 @@
   python benchmarks/dashboards.py [--pictures 100000] [--tags 10000] [--repeats 3] [--json]
 The table is made up: some 30 tags a picture, common ones and rare ones as in a public dump, 60 stored scores a picture; its files are 200 JPEGs of 512 x 512
 pixels, each under many names. The store holds as many latents of 4x16x16, mapped into memory; nothing is decoded, which is the VAE's time. Asked for: a dashboard opens within 2 s, a control answers within 0.3 s. Measured is processor time of both threads in Python (on an
-idle machine no less than the time on the clock); what a browser then draws is not in it.
+idle machine no less than the time on the clock); what a browser then draws is in dashboards_browser.py.
 The peer is the notebook that one writes at first: a pandas table with a row for each label (and each score), a `groupby` for its figures, one `Image` widget for each picture shown.
 Both count the same: pictures of a tag, its companions, its precision and recall.
 """

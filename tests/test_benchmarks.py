@@ -11,7 +11,7 @@ SMALL = dict(
     onnx_tagging=dict(pictures=3), store=dict(samples=130), tagging=dict(pictures=3, heavy=1))
 
 def test_every_script_is_tried():
-    assert {p.stem for p in HERE.glob('*.py')} == {*SMALL, 'common', 'real_images', 'ablation', 'end_to_end', 'timm_evidence', 'unpaired_emoji', 'diffusion_memory', 'aligner'}  # these train for long
+    assert {p.stem for p in HERE.glob('*.py')} == {*SMALL, 'common', 'real_images', 'ablation', 'end_to_end', 'timm_evidence', 'unpaired_emoji', 'diffusion_memory', 'aligner', 'dashboards_browser'}  # these train for long, or need a browser
 
 @pytest.mark.parametrize('name', SMALL)
 def test_runs(name):

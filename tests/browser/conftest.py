@@ -1,24 +1,15 @@
 "A JupyterLab and a voila with every dashboard, and a browser that looks at them"
-import json, os, shutil, socket, subprocess, sys, time, urllib.request
+import os, shutil
 import pytest
-
-CHROME = '--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
-QUIET_LAB = {'disabledExtensions': {'@jupyterlab/apputils-extension:announcements': True}}
-
-def free_port():
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); return s.getsockname()[1]
+from serve import chromium, free_port, jupyterlab, launch, served, surroundings, write_notebook
 
 @pytest.fixture(scope='session')
 def browser():
     "Chromium without a window."
     pytest.importorskip('playwright', reason='playwright is not installed')
-    path = next((p for n in ('chromium', 'chromium-browser', 'google-chrome') if (p := shutil.which(n))), None)
-    if path is None: pytest.skip('no chromium on this machine')
+    if chromium() is None: pytest.skip('no chromium on this machine')
     from playwright.sync_api import sync_playwright
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=path, headless=True, chromium_sandbox=False, args=CHROME)
-        yield browser
-        browser.close()
+    with sync_playwright() as p: yield (browser := launch(p)); browser.close()
 
 @pytest.fixture(scope='session')
 def shots():
@@ -28,78 +19,29 @@ def shots():
 @pytest.fixture(scope='session')
 def files(browser, tmp_path_factory):
     "A folder with a notebook of one line for each dashboard, and what they look at: of `VAETAG_BROWSER_FILES`, or made now."
-    import nbformat
     from toys import CALLS, make_files, source_of
     root = tmp_path_factory.mktemp('apps')
     if given := os.environ.get('VAETAG_BROWSER_FILES'): shutil.copytree(given, root, dirs_exist_ok=True)
     else: make_files(root)
-    for name in CALLS:
-        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source_of(name), id='dash')])
-        nb.metadata.kernelspec = dict(name='python3', display_name='Python 3', language='python')
-        nbformat.write(nb, root/f'{name}.ipynb')
+    for name in CALLS: write_notebook(root/f'{name}.ipynb', source_of(name))
     return root
 
-def served(args, env, root, log, probe):
-    "Start a server, wait for its page, and end it afterwards."
-    with open(log, 'w', encoding='utf-8') as f: srv = subprocess.Popen([sys.executable, '-m', *args], env=env, cwd=root, stdout=f, stderr=subprocess.STDOUT)
-    try:
-        for _ in range(300):
-            assert srv.poll() is None, log.read_text(encoding='utf-8')[-2000:]
-            try: urllib.request.urlopen(probe, timeout=1).close(); break
-            except OSError: time.sleep(.3)
-        yield
-    finally: srv.terminate(); srv.wait(30)
+@pytest.fixture(scope='session')
+def home(tmp_path_factory): return tmp_path_factory.mktemp('home')
 
 @pytest.fixture(scope='session')
-def surroundings(tmp_path_factory):
-    "Settings of its own for what is started, and where they are."
-    home = tmp_path_factory.mktemp('home')
-    (home/'cfg/labconfig').mkdir(parents=True)
-    (home/'cfg/labconfig/page_config.json').write_text(json.dumps(QUIET_LAB), encoding='utf-8')
-    return home, dict(os.environ, VAETAG_QUIET='1', VAETAG_CACHE=str(home/'cache'), OMP_NUM_THREADS='1',
-                      **{k: str(home/v) for k, v in dict(JUPYTER_CONFIG_DIR='cfg', JUPYTER_DATA_DIR='data', JUPYTER_RUNTIME_DIR='run', IPYTHONDIR='ipy').items()})
-
-class Lab:
-    "A JupyterLab that is running."
-    def __init__(self, url, home): self.url, self.home = url, home
-
-    def theme(self, name):
-        "What a page that is opened from now on looks like."
-        (d := self.home/'us/@jupyterlab/apputils-extension').mkdir(parents=True, exist_ok=True)
-        (d/'themes.jupyterlab-settings').write_text(json.dumps(dict(theme=name)), encoding='utf-8')
-
-    def run(self, page, name, width=1100, patience_ms=600_000):
-        "Open notebook `name`, the notebook itself `width` pixels wide, run all its cells, and fail if one of them fails."
-        page.goto(f'{self.url}/lab/tree/{name}?reset')
-        page.wait_for_selector('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell', timeout=120_000)
-        page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=120_000)
-        book = page.locator('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer')
-        page.set_viewport_size(dict(width=page.viewport_size['width'] + width - round(book.bounding_box()['width']), height=page.viewport_size['height']))
-        page.set_default_timeout(patience_ms)   # of the run
-        assert page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')"), f'a cell failed: {page.locator(".jp-OutputArea").last.inner_text()[-1500:]}'
-        page.set_default_timeout(30_000)
-        # a long notebook shows only the cells in view
-        page.evaluate("() => { const n = window.jupyterapp.shell.currentWidget.content; n.activeCellIndex = n.widgets.length - 1; n.scrollToItem(n.widgets.length - 1); }")
-
-    def close(self, page):
-        "End the kernel of the notebook that is shown."
-        page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+def env(home): return surroundings(home)
 
 @pytest.fixture(scope='session')
-def lab(files, surroundings):
-    home, env = surroundings
-    url = f'http://127.0.0.1:{(port := free_port())}'
-    args = ['jupyter', 'lab', '--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=',
-            '--ServerApp.password=', f'--ServerApp.root_dir={files}', '--LabApp.expose_app_in_browser=True', '--LabApp.news_url=None',
-            '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate', f'--LabApp.workspaces_dir={home/"ws"}', f'--LabApp.user_settings_dir={home/"us"}']
-    for _ in served(args, env, files, home/'lab.log', f'{url}/api/status'): yield Lab(url, home)
+def lab(files, home, env):
+    with jupyterlab(files, home, env) as lab: yield lab
 
 @pytest.fixture(scope='session')
-def voila(files, surroundings):
+def voila(files, home, env):
     "The address of a voila in its dark theme, with our page, which asks no other server for an icon font."
     pytest.importorskip('voila', reason='voila is not installed')
     from vaetag_nb.browse.wall import ASSETS
-    home, env = surroundings
     shutil.copytree(ASSETS/'voila', home/'data/voila/templates/vaetag')
     url = f'http://127.0.0.1:{(port := free_port())}'
-    for _ in served(['voila', str(files), '--no-browser', f'--port={port}', '--Voila.ip=127.0.0.1', '--theme=dark', '--template=vaetag'], env, files, home/'voila.log', url): yield url
+    args = ['voila', str(files), '--no-browser', f'--port={port}', '--Voila.ip=127.0.0.1', '--theme=dark', '--template=vaetag']
+    with served(args, env, files, home/'voila.log', url): yield url
