@@ -31,7 +31,8 @@ def read_corrections(path)->dict: # {(record, tag): 'add' or 'remove'}
 class Corrections:
     "Corrections of a file and those that are marked since."
     def __init__(self, path):
-        self.path, self.undone = Path(path), set()
+        self.path = self.of = Path(path)     # where they are written; which file `saved` is of
+        self.undone = set()
         self.marks = read_corrections(path) if self.path.exists() else {}
         self.saved = dict(self.marks)
 
@@ -48,11 +49,12 @@ class Corrections:
 
     def save(self):
         "Write the file anew, atomically."
+        known = self.path.exists() and self.path == self.of
         there = read_corrections(self.path) if self.path.exists() else {}
-        mine = {k: a for k, a in self.marks.items() if self.saved.get(k) != a}       # the rest is as somebody else left it meanwhile
+        mine = {k: a for k, a in self.marks.items() if not known or self.saved.get(k) != a}     # the rest is as somebody else left it meanwhile
         self.marks = {k: a for k, a in (there | mine).items() if k not in self.undone}
         write_csv(self.path, pd.DataFrame([(*k, a) for k, a in self.marks.items()], columns=['id', 'tag', 'action']))
-        self.saved, self.undone = dict(self.marks), set()
+        self.saved, self.undone, self.of = dict(self.marks), set(), self.path
 
 # %% ../../nbs/01_data/08_corrections.ipynb #9443b811
 def corrected(labels,        # sparse (N, C)
