@@ -3,7 +3,7 @@
 import ast, json, re, sys
 from pathlib import Path
 
-LONGEST_CELL, LARGEST_NB = 60, 300_000
+LONGEST_CELL, LARGEST_NB = 60, 400_000
 MACHINE = re.compile(r'/(?:tmp|work|farm|root|home/\w+)/|files\.pythonhosted|pypi\.org|registry\.npmjs|deb\.debian', re.I)
 
 def code(source):
