@@ -73,7 +73,9 @@ def read_sides(cfg:TimmConfig,
     "Read the records, choose the classes, and deal out the sides."
     p, where, v = p or Processes('cpu'), cfg.data.table or cfg.data.images, vocab or cfg.vocab.read()
     table = cfg.data.read(v)
-    if v is None: v = cfg.vocab.counted(table, where); table = table.with_vocab(v)
+    if v is None:
+        v = cfg.vocab.counted(table, where)
+        table = table.with_vocab(v) if len(v) == len(table.vocab) else cfg.data.read(v)     # other spellings of a class may have been tags of their own: a resumed run reads so, too
     box = []
     on_main(p, lambda: box.append(_drawn(cfg, table, folder)))
     split = p.shared(box[0] if box else None)
