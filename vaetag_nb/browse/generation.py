@@ -13,7 +13,8 @@ from fastcore.basics import patch
 from PIL import Image
 from .background import Background, Turns, in_turn
 from .dashboard import Dashboard
-from .list import alert, picture, sheet_row
+from .list import alert, picture, quietly, sheet_row
+from .sheet import Sheet, pressable
 from ..core.errors import UsageError, VaetagError
 from ..data.users import read_users
 from ..generate import Generator, load_generator, wanted_users
@@ -52,8 +53,14 @@ class GenerationBrowser(Dashboard):
     def open(self, _=None):
         "Make the sheet when it is first looked at."
         if self.ui.selected_index == 1 and self.sheet is None:
-            self.sheet = UserSheet(self.g, self.judge, turns=self.turns)
+            self.sheet = UserSheet(self.g, self.judge, turns=self.turns, go=self.go)
             self.ui.children[1].children = [self.sheet.ui]
+
+    def go(self, user, guidance, steps, seed, _):
+        "Draw a cell of the sheet in the first tab."
+        self.guidance.max = max(self.guidance.max, guidance)
+        for w, v in zip(self.controls, (user, guidance, steps, seed)): quietly(w, self.update, value=v)
+        self.update(); self.ui.selected_index = 0
 
     def looked_at(self, ref):
         "The real pictures in memory, and small versions of them to compare by; `None` without."
@@ -117,8 +124,9 @@ class UserSheet(Dashboard):
                  judge=None,    # `Identity` of pictures
                  width=960,     # of the pictures of a row, pixels
                  keep=256,      # cells that stay in memory
-                 turns=None):   # `Turns` of others that use the generator
-        self.g, self.width, self.keep, self.made, self.rows = g, width, keep, {}, []
+                 turns=None,    # `Turns` of others that use the generator
+                 go=None):      # called with user, guidance, steps, seed and pictures of a cell that is clicked
+        self.g, self.width, self.keep, self.made, self.images, self.rows, self.there, self.go = g, width, keep, {}, {}, [], [], go
         self.judge, self.why = judge_for(judge, g.m)
         m, auto, ids = g.m, dict(style=dict(description_width='auto')), [str(i) for i in g.m.users.ids]
         self.users = W.SelectMultiple(description='users', options=ids, value=ids[:4], rows=min(6, max(2, len(ids))), layout=W.Layout(width='190px'), **auto)
@@ -127,7 +135,7 @@ class UserSheet(Dashboard):
         self.steps = W.IntSlider(description='steps', min=1, max=100, value=min(100, m.sampling.steps), continuous_update=False, layout=W.Layout(width='260px'), **auto)
         self.seed = W.BoundedIntText(description='seed', min=0, max=2**31 - 1, value=0, layout=W.Layout(width='160px'), **auto)
         self.draw = Background(lambda: [c for r in self.rows for c in r], lambda: self.made, lambda some: self.made.update((c, self.cell(*c)) for c in some), self.show, turns or Turns(), 'draw the sheet', 'draw the cells that are not drawn yet; other controls go on meanwhile', 'cells', most=1)
-        self.note, self.table = W.HTML(), W.HTML()
+        self.note, self.table = W.HTML(), Sheet(lambda at: self.go(*self.there[at]), label='users by guidance')
         row = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))
         self.ui = W.VBox([row(self.users, W.VBox([row(self.guidance, self.n), row(self.steps, self.seed), self.draw.ui])), self.note, self.table])
         for w in (self.users, self.guidance, self.n, self.steps, self.seed): w.observe(self.tell, 'value')
@@ -160,15 +168,16 @@ def tell(self:UserSheet, _=None):
     n, new = len(self.rows)*len(self.rows[0]), len(self.draw.left())
     said = [f'trained on {html.escape(self.g.m.data.get("source", "unknown"))} data', f'{n - new} of {n} cells drawn' + (f', {new*self.n.value} pictures to draw' if new else ''), 'picture k of every cell from the same noise']
     self.note.value = f'<span class="vt-said">{" &middot; ".join(said)}</span>' + (f'<br><small>no recognised share: {html.escape(self.why)}</small>' if self.why else '')
-    if not new: self.table.value = self.sheet_html(self.rows)
+    if not new: self.table.html = self.sheet_html(self.rows)
     self.draw.tell()
 
 @patch
 def show(self:UserSheet):
     "The sheet as far as it is drawn; of other sheets the oldest cells are forgotten."
     asked = {c for r in self.rows for c in r}
-    if self.draw.left() and not asked.isdisjoint(self.made): self.table.value = self.sheet_html(self.rows)
+    if self.draw.left() and not asked.isdisjoint(self.made): self.table.html = self.sheet_html(self.rows)
     for c in [c for c in self.made if c not in asked][:max(0, len(self.made) - self.keep)]: del self.made[c]
+    self.images = {k: v for k, v in self.images.items() if k[0] in self.made}
     self.tell()
 
 @patch
@@ -177,11 +186,14 @@ def sheet_html(self:UserSheet, rows)->str:
     n = self.n.value
     side = max(24, min(96, (self.width//len(rows[0]) - 8)//n - 2))
     share = lambda right, of: f'{right} of {of} recognised'
+    self.there = [c for r in rows for c in r]
     def one(c):
         x, right = self.made.get(c, (None, None))
         if x is None: return '&hellip;'
+        if (c, side) not in self.images: self.images[c, side] = data_uri(strip([as_image(a) for a in x], (), side, 2), None)
+        image = f'<img src="{self.images[c, side]}" alt="user {html.escape(c[0])}, guidance {c[1]:g}">'
         said = '' if self.judge is None else 'unknown to the judge' if right is None else share(right, n)
-        return f'<img src="{data_uri(strip([as_image(a) for a in x], (), side, 2), None)}" alt="user {html.escape(c[0])}, guidance {c[1]:g}"><br>{said}'
+        return (pressable(image, self.there.index(c), 'open it') if self.go else image) + f'<br>{said}'
     known = [[self.made[c][1] for c in column if self.made.get(c, (0, None))[1] is not None] for column in zip(*rows)]
     total = sheet_row('all', (f'<b>{share(sum(k), n*len(k))}</b>' if k else '' for k in known)) if any(known) else ''
     return ('<table class="vt-sheet" style="font:12px system-ui,sans-serif;border-collapse:collapse">' + sheet_row('', (f'guidance {c[1]:g}' for c in rows[0]), 'th')

@@ -11,8 +11,9 @@ import ipywidgets as W, numpy as np, pandas as pd
 from fastcore.basics import patch
 from .background import Background, Turns, in_turn
 from .dashboard import Dashboard
-from .list import alert, picture, quietly, row_height, wall
+from .list import alert, picture, quietly, row_height
 from .tags import small_table
+from .wall import Wall
 from ..core.errors import VaetagError
 from ..core.progress import say
 from ..eval.images import Rule
@@ -44,13 +45,15 @@ class ReconBrowser(Dashboard):
         self.by = W.Dropdown(description='worst first by', options=['psnr', 'ssim', *['lpips']*(self.lpips is not None), 'as given'], value='psnr', layout=W.Layout(width='220px'), **auto)
         self.codec = W.Dropdown(description='of', options=list(self.codecs), value=start, layout=W.Layout(width='240px'), **auto)
         self.gain = W.FloatSlider(description='difference x', min=1, max=32, step=1, value=4, continuous_update=False, layout=W.Layout(width='320px'), **auto)
-        self.note, self.table, self.gallery = W.HTML(), W.HTML(), W.HTML()
+        self.note, self.table, self.head, self.left = W.HTML(), W.HTML(), W.HTML(), W.HTML()
+        self.gallery = Wall(label='original and reconstruction', side=200)
         self.image = picture()
         row = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))
         self.all = Background(lambda: range(len(self.paths)), lambda: {*self.figures[start].index, *self.failed}, self.measure, self.renew, self.turns, most=batch_size)
-        self.ui = W.VBox([row(self.prev, self.next, self.position, self.by, self.codec, self.gain), self.all.ui, self.note, self.image, self.table, self.gallery], layout=W.Layout(max_width='1080px'))
+        self.ui = W.VBox([row(self.prev, self.next, self.position, self.by, self.codec, self.gain), self.all.ui, self.note, self.image, self.table, self.head, self.gallery, self.left], layout=W.Layout(max_width='1080px'))
         for w in (self.position, self.gain): w.observe(self.update, 'value')
         for w in (self.by, self.codec): w.observe(self.sort, 'value')
+        self.gallery.observe(self.go, 'at')
         self.prev.on_click(lambda _: self.step(-1)); self.next.on_click(lambda _: self.step(1))
         self.sort()
 
@@ -85,11 +88,11 @@ def measure(self:ReconBrowser, rows):
     while len(self.pairs) > self.keep: del self.pairs[next(iter(self.pairs))]
 
 @patch
-def pair(self:ReconBrowser, i)->str: # HTML
+def pair(self:ReconBrowser, i)->dict: # src or alert, as of `Thumbs`
     "Picture `i` and its reconstruction by the chosen codec, small; made anew where it was forgotten."
     key = self.codec.value, i
     if key not in self.pairs: self.measure([i])
-    return f'<img src="{self.pairs[key]}" alt="original and reconstruction">' if key in self.pairs else f'<span role="alert">{html.escape(self.failed[i])}</span>'
+    return dict(src=self.pairs[key]) if key in self.pairs else dict(alert=self.failed[i])
 
 # %% ../../nbs/10_browse/20_recon.ipynb #20d79dba
 @patch
@@ -105,7 +108,7 @@ def renew(self:ReconBrowser):
     "Order and show what is measured by now; the picture that is looked at stays."
     i = self.order[self.position.value - 1]
     self.rank(); quietly(self.position, self.update, max=len(self.order), value=int(np.argmax(self.order == i)) + 1)
-    self.show_gallery()
+    self.show_gallery(); self.mark()
     if self.shown is not None: self.tell()
 
 @patch
@@ -120,11 +123,21 @@ def show_gallery(self:ReconBrowser):
     form, k = '{:.2f} dB' if self.by.value in ('psnr', 'as given') else '{:.4f}', 'psnr' if given else self.by.value
     shown = [(i, self.pair(i)) for i in self.order[:self.most].tolist()]
     t = self.figures[self.codec.value]                                  # what is shown is measured now
-    pairs = (f'<figure style="margin:0">{p}<figcaption style="font:12px system-ui,sans-serif">{n + 1}. {form.format(t.loc[i, k]) if i in t.index else ""}</figcaption></figure>' for n, (i, p) in enumerate(shown))
+    self.gallery.items = [p | dict(title=self.paths[i].rsplit('/', 1)[-1], caption=f'{n + 1}. {form.format(t.loc[i, k]) if i in t.index else ""}') for n, (i, p) in enumerate(shown)]
     over = f'all {len(t)} pictures' if len(t) == len(self.paths) else f'{len(t)} measured pictures of {len(self.paths)}'
     head = 'the first' if given else f'the worst by {k} of {over}'
     said = ([f'no LPIPS: {self.why}'] if self.why else []) + ([self.left_out()] if self.failed else [])
-    self.gallery.value = f'<b>{head}, original and reconstruction by {html.escape(self.codec.value)}</b>' + wall(pairs) + ''.join(f'<small>{html.escape(s)}</small><br>' for s in said)
+    self.head.value = f'<b>{head}, original and reconstruction by {html.escape(self.codec.value)}</b>'
+    self.left.value = ''.join(f'<small>{html.escape(s)}</small><br>' for s in said)
+
+@patch
+def mark(self:ReconBrowser): n = self.position.value - 1; self.gallery.at = n if n < len(self.gallery.items) else None
+
+@patch
+def go(self:ReconBrowser, _=None):
+    "Show the picture of the gallery that was clicked; clicked once more it stays."
+    if self.gallery.at is None: self.mark()
+    elif self.gallery.at + 1 != self.position.value: self.position.value = self.gallery.at + 1
 
 @patch
 def views(self:ReconBrowser, i:int)->list: # a `Recon` for each codec
@@ -144,7 +157,7 @@ def views(self:ReconBrowser, i:int)->list: # a `Recon` for each codec
 @in_turn
 def update(self:ReconBrowser, _=None):
     "Show the chosen picture as every codec gives it back."
-    i = int(self.order[self.position.value - 1])
+    i = int(self.order[self.position.value - 1]); self.mark()
     try: made = self.views(i)
     except VaetagError as e: self.note.value, self.shown = alert(e), None; return
     self.image.value, self.shown = to_png(below([r.row(row_height(*r.original.shape[1:], 3, self.side), self.gain.value) for r in made])), i

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from .background import Background, Turns, in_turn
 from .dashboard import Dashboard
 from .list import alert, picture, quietly, row_height, sheet_row
+from .sheet import Sheet, pressable
 from .tags import small_table
 from ..core.errors import VaetagError
 from ..core.progress import say
@@ -145,12 +146,16 @@ class CycleGallery(Dashboard):
         self.order = W.Dropdown(description='order', options=ORDERS, layout=W.Layout(width='180px'), **auto)
         self.by = W.Dropdown(description='by', options=[(CYCLE_FIGURES[k][0], k) for k in self.names], tooltip='how near the way back comes to the source', layout=W.Layout(width='130px'), **auto)
         self.page = W.BoundedIntText(description='page', min=1, max=1, value=1, layout=W.Layout(width='130px'), **auto)
-        self.note, self.sheet = W.HTML(), W.HTML()
+        self.note, self.sheet = W.HTML(), Sheet(self.go, label='pictures, translated and back')
         self.all = Background(lambda: self.b.rows[self.way], lambda: self.figures[self.way].keys() | self.b.sources[self.way].failed.keys(), self.measure, self.renew, self.turns)
         line = lambda *w: W.HBox(w, layout=W.Layout(flex_flow='row wrap', align_items='center'))
         self.ui = W.VBox([line(self.order, self.by, self.page, self.all.ui), self.note, self.sheet])
         self.order.observe(self.turn, 'value'); self.by.observe(self.turn, 'value'); self.page.observe(self.update, 'value')
         self.turn()
+
+    def go(self, i):
+        "Show picture `i` in the first tab."
+        if i in self.b.rows[self.way]: self.b.position.value, self.b.tabs.selected_index = self.b.rows[self.way].index(i) + 1, 0
 
 # %% ../../nbs/10_browse/40_translation.ipynb #0a4d78e6
 @patch
@@ -189,7 +194,7 @@ def block(self:CycleGallery, rows)->str: # HTML
     "Some pictures side by side, a row for each step of the way and for each figure."
     d, src = self.way, self.b.sources[self.way]
     names = [html.escape(src.names[i].rsplit('/', 1)[-1]) for i in rows]
-    image = lambda r, i, n: f'<img src="{self.cells[d, i][r]}" alt="{n}: {SHEET[r]}">' if (d, i) in self.cells else html.escape(src.failed.get(i, '')) if not r else ''
+    image = lambda r, i, n: pressable(f'<img src="{self.cells[d, i][r]}" alt="{n}: {SHEET[r]}">', i, 'open it') if (d, i) in self.cells else html.escape(src.failed.get(i, '')) if not r else ''
     figure = lambda k, i: CYCLE_FIGURES[k][1].format(self.figures[d][i][k]) if i in self.figures[d] else ''
     head = sheet_row('', (f'<div title="{n}" style="max-width:{self.thumb}px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap">{n}</div>' for n in names))
     return ('<table class="vt-sheet" style="font:12px system-ui,sans-serif;border-collapse:collapse;margin-bottom:10px">' + head + ''.join(sheet_row(s, (image(r, i, n) for i, n in zip(rows, names))) for r, s in enumerate(SHEET))
@@ -202,8 +207,8 @@ def update(self:CycleGallery, _=None):
     d, at = self.way, (self.page.value - 1)*self.most
     src, some, f = self.b.sources[d], self.rows[at:at + self.most], self.figures[d]
     try: self.measure([i for i in some if (d, i) not in self.cells and i not in src.failed])
-    except VaetagError as e: self.note.value, self.sheet.value = alert(e, 'vt-said'), ''; return
-    self.sheet.value = ''.join(self.block(some[i:i + self.columns]) for i in range(0, len(some), self.columns))
+    except VaetagError as e: self.note.value, self.sheet.html = alert(e, 'vt-said'), ''; return
+    self.sheet.html = ''.join(self.block(some[i:i + self.columns]) for i in range(0, len(some), self.columns))
     k, known = self.by.value, [v for v in (x[self.by.value] for x in f.values()) if np.isfinite(v)]
     said = [f'<b>{self.order.value}</b>' + (f' by {CYCLE_FIGURES[k][0]}' if self.order.value != 'in order' else ''), f'{html.escape(self.b.direction.label)} and back', f'page {self.page.value} of {self.page.max}', f'{len(f)} of {len(self.b.rows[d])} pictures measured']
     if known: said.append(f'mean {CYCLE_FIGURES[k][0]} of them {CYCLE_FIGURES[k][1].format(np.mean(known))}')
