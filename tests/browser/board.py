@@ -11,10 +11,10 @@ SEEN = "const seen = e => e.checkVisibility({visibilityProperty: true}) && e.get
 # each control that can be used now gets a mark, kind:label, and is returned by it
 CONTROLS = "box => { %s" % SEEN + """
   document.querySelectorAll('[data-vt]').forEach(e => e.removeAttribute('data-vt'));
-  const kind = e => e.closest('.vt-wall') ? 'wall' : e.matches('select') ? 'choice' : e.matches('input[type=checkbox]') ? 'tick' : e.matches('.noUi-handle') ? 'slider' : e.matches('input, textarea') ? 'field' : e.matches('[role=tab]') ? 'tab' : e.matches('button') ? 'button' : 'own';
-  const label = e => (e.closest('.vt-wall') && 'pictures' || e.getAttribute('aria-label') || e.closest('.vt-list') && 'list' || e.closest('.widget-checkbox')?.innerText || e.closest('.widget-inline-hbox, .widget-inline-vbox')?.querySelector('.widget-label')?.innerText
+  const kind = e => e.closest('.vt-wall, .vt-sheet-of') ? 'wall' : e.matches('select') ? 'choice' : e.matches('input[type=checkbox]') ? 'tick' : e.matches('.noUi-handle') ? 'slider' : e.matches('input, textarea') ? 'field' : e.matches('[role=tab]') ? 'tab' : e.matches('button') ? 'button' : 'own';
+  const label = e => (e.closest('.vt-wall, .vt-sheet-of') && 'pictures' || e.getAttribute('aria-label') || e.closest('.vt-list') && 'list' || e.closest('.widget-checkbox')?.innerText || e.closest('.widget-inline-hbox, .widget-inline-vbox')?.querySelector('.widget-label')?.innerText
     || (e.matches('button, [role=tab]') ? e.innerText : '') || e.title || e.placeholder || '').trim() + (e.matches('.noUi-handle') && [...e.closest('.noUi-base').querySelectorAll('.noUi-handle')].indexOf(e) > 0 ? ' to' : '');
-  return [...box.querySelectorAll('select, input, textarea, button, [role=tab], [tabindex="0"]')].filter(e => seen(e) && !e.disabled && !e.closest('[disabled]')).map(e => { const at = kind(e) + ':' + label(e); e.setAttribute('data-vt', at); return at; }); }"""
+  return [...box.querySelectorAll('select, input, textarea, button, [role=tab], [tabindex="0"]')].filter(e => seen(e) && !e.disabled && !(e.closest('.vt-sheet-of') && e.tabIndex < 0) && !e.closest('[disabled]')).map(e => { const at = kind(e) + ':' + label(e); e.setAttribute('data-vt', at); return at; }); }"""
 # what elements show: a picture by its pixels, anything else by its HTML
 LOOK = "(all) => { %s" % SEEN + """
   const pixels = e => { if (!e.complete || !e.naturalWidth) return 'not drawn'; const c = document.createElement('canvas'); c.width = e.naturalWidth; c.height = e.naturalHeight; c.getContext('2d').drawImage(e, 0, 0); return c.toDataURL(); };
@@ -91,8 +91,8 @@ class Board:
         self.controls()
 
     def on_wall(self, focused, click=None, shift=None, twice=None, keys=''):
-        "Click on pictures of a wall by their numbers, one with shift, one twice; then press keys."
-        one = focused.locator('xpath=..').get_by_role('option').nth
+        "Click on pictures of a wall or a sheet by their numbers, one with shift, one twice; then press keys."
+        one = focused.locator('xpath=ancestor::*[contains(@class, "vt-wall") or contains(@class, "vt-sheet-of")]').locator('[role=option], button').nth
         if click is not None: one(click).click()
         if shift is not None: one(shift).click(modifiers=['Shift'])
         if twice is not None: one(twice).dblclick()

@@ -119,7 +119,24 @@ RECONSTRUCTIONS = ['reconstructions',
     ('measure all', None, 'note tables', '24 of 24'),
     ('picture', '13', 'note pictures tables', ' 13 of 24'),
     ('worst first by', 'ssim', 'note tables', ' 1 of 24'),
+    ('pictures', dict(click=3), 'note pictures tables', ' 4 of 24'),
+    ('pictures', dict(keys='ArrowLeft Enter'), 'note pictures tables', ' 3 of 24'),
     ('of', 'untrained', 'pairs')]
+
+def from_sheet(tab):
+    "What is pressed in the sheet of a tab, by a click and then by keys, opens in the first tab."
+    def go(board):
+        pressed, page = board.box.locator('.vt-sheet-of button:visible'), board.page
+        for keys in ((), ('ArrowDown', 'ArrowRight')):
+            pressed.nth(1).focus()
+            for k in keys: page.keyboard.press(k)
+            name = page.locator('button:focus img').get_attribute('alt').split(':')[0].split(',')[0]
+            if keys: page.keyboard.press('Enter')
+            else: pressed.nth(1).click()
+            board.wait(lambda: name not in board.words() and f'{name!r} in {board.words()!r}', 'what is pressed does not open:')
+            page.get_by_role('tab', name=tab).last.click(); pressed.first.wait_for()
+        board.used.add('wall:pictures')
+    return go
 
 TRANSLATION = ['translation',
     ('next', None, 'note +pictures tables', ' 2 of 24'),
@@ -134,7 +151,8 @@ TRANSLATION = ['translation',
     ('by', 'SSIM', 'said', 'by SSIM'),
     ('measure all', None, 'said sheet', '24 of 24 pictures measured'),
     ('page', '2', 'said sheet', 'page 2 of 3'),
-    ('way', 'A to B', 'said sheet')]
+    ('way', 'A to B', 'said sheet'),
+    from_sheet('many pictures')]
 
 GENERATION = ['generation',
     ('user', '2', 'note pictures', 'user 2'),
@@ -147,6 +165,7 @@ GENERATION = ['generation',
     ('guidance', '1, 4', 'said', '0 of 6 cells drawn, 18 pictures'),
     ('pictures in a cell', '2', 'said', '12 pictures to draw'),
     ('draw the sheet', None, 'said sheet', '6 of 6 cells drawn'), 'sheet',
+    from_sheet('users by guidance'),
     ('users', ['1', '9'], 'said', '4 of 4 cells drawn'),
     ('seed', '1', 'said', '0 of 4 cells drawn'),
     ('steps', 60), ('draw the sheet', None), ('stop', None, 'said', '1 of 4 cells drawn')]

@@ -109,7 +109,7 @@ def renew(self:ReconBrowser):
     i = self.order[self.position.value - 1]
     self.rank(); quietly(self.position, self.update, max=len(self.order), value=int(np.argmax(self.order == i)) + 1)
     self.show_gallery(); self.mark()
-    if self.shown is not None: self.tell()
+    if self.shown == i: self.tell()        # else the picture that is asked for comes next
 
 @patch
 def rank(self:ReconBrowser):

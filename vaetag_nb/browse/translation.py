@@ -183,6 +183,8 @@ def renew(self:CycleGallery, page=None):
     "Sort what is measured by now, where there is no figure last; without a `page` the same one is shown."
     f, self.rows, k = self.figures[self.way], self.b.rows[self.way], self.by.value
     if self.order.value != 'in order':
+        try: f or self.measure(self.rows[:self.most])        # of a way that nobody has looked at
+        except VaetagError as e: self.note.value, self.sheet.html = alert(e, 'vt-said'), ''; return
         done = [i for i in self.rows if i in f]
         v = np.array([f[i][k] for i in done])
         self.rows = [done[n] for n in np.argsort(v if (k != 'lpips') == (self.order.value == 'worst first') else -v, kind='stable')]
