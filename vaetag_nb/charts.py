@@ -56,9 +56,10 @@ def svg_curves(series:dict, # {name: (x values, y values)}; drawn in this order
                log=False,   # a logarithmic y axis; points that are not positive are left out
                look=None,   # {name: (number of its colour, whether it is faint)}; faint lines have no entry in the key
                )->str:
-    "A line chart as SVG in the colours of the page; points that are not finite are left out."
+    "A line chart as SVG in the colours of the page; points that are not finite are left out, as are those beyond 1e280."
     series = {n: np.array([*p], float).reshape(2, -1).T for n, p in series.items()}
-    series = {n: p[np.isfinite(p[:, 1]) & (p[:, 1] > (0 if log else -np.inf))] for n, p in series.items()}
+    series = {n: np.where(np.abs(p) < 1e-280, 0, p)[(np.abs(p) < 1e280).all(1)] for n, p in series.items()}     # what can be told apart
+    if log: series = {n: p[p[:, 1] > 0] for n, p in series.items()}
     look = look or {n: (i % 5, False) for i, n in enumerate(series)}
     every = np.concatenate([*series.values(), np.zeros((0, 2))])
     if not len(every): return ''

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from PIL import Image
 from .core.errors import UsageError, VaetagError, nearest
 from .core.io import write_csv
-from .data.images import load_image
+from .data.images import ImageError, load_image
 from .data.tags import CATEGORIES, Vocab, category_id, csv_columns
 from .models.folder import cuts
 from .pictures import BAR_STYLE, data_uri, tag_bars, thumbnail, worth_showing
@@ -82,13 +82,14 @@ def classic(r:Result)->dict:
 
 # %% ../nbs/07b_results.ipynb #ee9d2f91
 def picture_of(r:Result, side=256)->Image.Image|None:
-    "A thumbnail of the picture a result is about, or `None` where it is not at hand (latents, a failed file)."
+    "A thumbnail of the picture a result is about, or `None` where it is not at hand (latents, a failed file, one that has gone since)."
     if r.image is not None: return thumbnail(r.image, side)
-    return thumbnail(load_image(r.file), side) if r.file and r.error is None else None
+    try: return thumbnail(load_image(r.file), side) if r.file and r.error is None else None
+    except ImageError: return None
 
 def heading(r:Result)->str:
     "Name, size and rating of a result, as HTML."
-    parts = [f'<b>{html.escape(r.path)}</b>' if r.path else '', f'{r.width}x{r.height}' if r.width else '', r.rating[0] if r.rating else '']
+    parts = [f'<b>{html.escape(r.path)}</b>' if r.path else '', f'{r.width}x{r.height}' if r.width else '', html.escape(r.rating[0]) if r.rating else '']
     return ' &middot; '.join(p for p in parts if p)
 
 def result_html(r:Result, # what to show

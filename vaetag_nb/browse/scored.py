@@ -221,6 +221,5 @@ def tell(self:ScoredBrowser, problem=''):
 @patch
 def write(self:ScoredBrowser):
     "Write the file of corrections; what it held already stays."
-    self.marks.path = type(self.marks.path)(self.file.value.strip() or 'corrections.csv')
-    try: self.marks.save(); self.tell()
+    try: self.marks.save(self.file.value.strip() or 'corrections.csv'); self.tell()
     except VaetagError as e: self.tell(str(e))

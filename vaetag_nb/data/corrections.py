@@ -9,7 +9,7 @@ __all__ = ['ACTIONS', 'read_corrections', 'Corrections', 'corrected']
 from pathlib import Path
 import numpy as np, pandas as pd
 from scipy import sparse
-from ..core.errors import VaetagError
+from ..core.errors import VaetagError, naming
 from ..core.io import write_csv
 from .implications import recounted
 from .tags import csv_columns
@@ -31,8 +31,7 @@ def read_corrections(path)->dict: # {(record, tag): 'add' or 'remove'}
 class Corrections:
     "Corrections of a file and those that are marked since."
     def __init__(self, path):
-        self.path = self.of = Path(path)     # where they are written; which file `saved` is of
-        self.undone = set()
+        self.path, self.undone = Path(path), set()
         self.marks = read_corrections(path) if self.path.exists() else {}
         self.saved = dict(self.marks)
 
@@ -47,14 +46,15 @@ class Corrections:
     @property
     def unsaved(self)->int: return sum(self.marks.get(k) != self.saved.get(k) for k in {*self.marks, *self.saved})
 
-    def save(self):
-        "Write the file anew, atomically."
-        known = self.path.exists() and self.path == self.of
-        there = read_corrections(self.path) if self.path.exists() else {}
-        mine = {k: a for k, a in self.marks.items() if not known or self.saved.get(k) != a}     # the rest is as somebody else left it meanwhile
-        self.marks = {k: a for k, a in (there | mine).items() if k not in self.undone}
-        write_csv(self.path, pd.DataFrame([(*k, a) for k, a in self.marks.items()], columns=['id', 'tag', 'action']))
-        self.saved, self.undone, self.of = dict(self.marks), set(), self.path
+    def save(self, path=None): # another file, from now on
+        "Write the file anew, atomically. One that is new or gone gets all marks; where it cannot be written, all is as before."
+        path = Path(path or self.path)
+        with naming(path): old = path.exists(); saved = self.saved if old and self.path.exists() and path.samefile(self.path) else {}
+        there = read_corrections(path) if old else {}
+        mine = {k: a for k, a in self.marks.items() if saved.get(k) != a}       # the rest is as somebody else left it meanwhile
+        marks = {k: a for k, a in (there | mine).items() if k not in self.undone}
+        write_csv(path, pd.DataFrame([(*k, a) for k, a in marks.items()], columns=['id', 'tag', 'action']))
+        self.path, self.marks, self.saved, self.undone = path, marks, dict(marks), set()
 
 # %% ../../nbs/01_data/08_corrections.ipynb #9443b811
 def corrected(labels,        # sparse (N, C)
