@@ -18,7 +18,8 @@ from .browse.aligner import AlignerBrowser
 from .browse.dashboard import Dashboard
 from .browse.generation import GenerationBrowser
 from .browse.latents import LatentBrowser
-from .browse.list import alert, picture, quietly
+from .browse.limits import Limits
+from .browse.list import alert, arrows, opened, picture, quietly
 from .browse.monitor import Monitor
 from .browse.quality import QualityBrowser
 from .browse.recon import ReconBrowser
@@ -26,7 +27,7 @@ from .browse.scored import ScoredBrowser
 from .browse.scored_set import Scored, score_all, scored_of
 from .browse.tags import TagBrowser
 from .browse.translation import TranslationBrowser
-from .core.errors import VaetagError, nearest
+from .core.errors import UsageError, VaetagError, nearest
 from .data.images import list_images, load_image, to_float
 from .data.table import TagTable
 from .eval.tagging import tag_metrics
@@ -70,8 +71,10 @@ OUTCOMES = ('all', 'true', 'predicted', 'hit', 'false alarm', 'missed')
 
 def chosen_rows(scored:Scored, thresholds, tag='', show='all')->np.ndarray:
     "Which pictures to leaf through: those of one tag, or where any tag ended as `show` says."
+    if show not in OUTCOMES: raise VaetagError(f'show: {show!r} is none of {", ".join(OUTCOMES)}')
     if tag and tag not in scored.tagger.vocab.index: raise VaetagError(f'no tag {tag!r} in this model.{nearest(tag, scored.tagger.vocab.names)}')
     if show == 'all' and not tag: return np.arange(len(scored))
+    if tag and scored.tagger.vocab.categories[scored.tagger.vocab.index[tag]] == 9: raise VaetagError(f'{tag!r} is a rating: it has no threshold, the likeliest one is taken')
     if tag:
         k = scored.tagger.vocab.index[tag]
         p, t = (scored.by.column(k) >= thresholds[k]).astype(int), 0 if scored.truth is None else scored.by.true(k).astype(int)
@@ -92,14 +95,14 @@ class Predictions(Dashboard):
                  images,         # `TagTable` (the truth is then shown), folder, or list of pictures; or a `Scored`
                  batch_size=16,  # pictures computed at once, when the scores are made
                  side=240,       # longest side of the pictures shown, pixels
+                 limits=None,    # `Limits` that are moved elsewhere; the model's own thresholds
                  most=22):       # bars at most
         self.scored = images if isinstance(images, Scored) else score_all(tagger, images, batch_size)
-        self.tagger, self.side, self.most, self.made, self.rows = tagger, side, most, {}, np.arange(len(self.scored))
+        self.tagger, self.side, self.most, self.made, self.rows, self.limits = tagger, side, most, {}, np.arange(len(self.scored)), limits
         self.net = getattr(tagger, 'net', None)     # scores that were kept come without
         self.counted = None, None
         n, known = len(self.scored), self.scored.truth is not None
-        self.prev = W.Button(description='previous', icon='arrow-left', layout=W.Layout(width='110px'))
-        self.next = W.Button(description='next', icon='arrow-right', layout=W.Layout(width='110px'))
+        self.prev, self.next = arrows(self.step)
         self.position = _control(W.BoundedIntText, 'which of the pictures', description='picture', min=1, max=n, value=1, layout=W.Layout(width='150px'), live=False)
         self.tag = _control(W.Combobox, 'show only pictures with this tag', description='with tag', placeholder='any', live=False,
                             options=[t for t, c in zip(tagger.vocab.names, tagger.vocab.categories) if c != 9], layout=W.Layout(width='260px'))
@@ -117,7 +120,6 @@ class Predictions(Dashboard):
         self.ui = self.lay_out()
         for w in (self.tag, self.show, self.rule, self.scale, self.level): w.observe(self.refilter, 'value')
         for w in (self.position, self.where): w.observe(self.update, 'value')
-        self.prev.on_click(lambda _: self.step(-1)); self.next.on_click(lambda _: self.step(1))
         self.refilter()
 
 # %% ../nbs/10_dashboards.ipynb #52a3d6f6
@@ -138,7 +140,8 @@ def lay_out(self:Predictions)->W.Widget:
 def thresholds(self:Predictions)->np.ndarray: # (K,) float32
     "The thresholds that the controls say."
     if self.rule.value == 'global': return np.full(len(self.tagger.vocab), self.level.value, np.float32)
-    return np.minimum(self.scored.thresholds*np.float32(self.scale.value), 1)
+    own = self.scored.thresholds if self.limits is None else self.limits.now
+    return np.minimum(own*np.float32(self.scale.value), 1)
 
 @patch(as_prop=True)
 def row(self:Predictions)->int|None: # number of the picture shown, in `scored`
@@ -158,8 +161,7 @@ def refilter(self:Predictions, _=None):
     try: self.rows, self.problem = chosen_rows(self.scored, self.thresholds, self.tag.value.strip(), self.show.value), ''
     except VaetagError as e: self.rows, self.problem = np.arange(0), str(e)
     at = np.flatnonzero(self.rows == here)
-    with self.position.hold_trait_notifications():
-        quietly(self.position, self.update, max=max(len(self.rows), 1), value=int(at[0]) + 1 if len(at) else 1)
+    quietly(self.position, self.update, max=max(len(self.rows), 1), value=int(at[0]) + 1 if len(at) else 1)
     self.update()
 
 @patch
@@ -195,12 +197,11 @@ def update(self:Predictions, _=None):
     i, t = self.row, self.thresholds
     self.counts.value = self.counts_html(t)
     if i is None:
-        self.note.value = f'<span class="vt-note">{html.escape(self.problem or "no picture is left by this filter")}</span>'
-        self.bars.value = ''
+        self.clear(f'<span class="vt-note">{html.escape(self.problem or "no picture is left by this filter")}</span>')
         return
     p, truth, s = self.scored.pictures[i], self.scored.row_truth(i), self.scored.by.row(i)
     try: v = self.views(i)
-    except VaetagError as e: self.note.value = alert(e); return
+    except VaetagError as e: self.clear(alert(e)); return
     self.image.value, self.recon.value, self.sheet.value = v['image'], v['recon'], v['sheet']
     self.show_evidence(v)
     k = worth_showing(s, t, truth, least=10, most=self.most)
@@ -209,6 +210,15 @@ def update(self:Predictions, _=None):
     said = f'factor {self.scale.value:.2f}' if self.rule.value == 'scale' else f'threshold {self.level.value:.2f}'
     self.note.value = (f'<span class="vt-note"><b>{html.escape(p.name or f"picture {i + 1}")}</b> &middot; {self.position.value} of {len(self.rows)} &middot; '
                        f'{p.width}x{p.height}{v["said"]} &middot; {said}</span>')
+
+@patch
+def clear(self:Predictions, said):
+    "Say why no picture is shown."
+    self.image.value = self.recon.value = self.sheet.value = self.heat.value = b''
+    self.found.value, self.bars.value, self.note.value = '', '', said
+
+@patch
+def recount(self:Predictions): self.refilter()     # where another page has moved thresholds
 
 @patch
 def counts_html(self:Predictions, t)->str:
@@ -251,21 +261,26 @@ def quality(predictions, images=None, **options)->QualityBrowser: # of `browse.q
     return QualityBrowser(scored_of(predictions, images), **options)
 
 class PredictionPages(Dashboard):
-    "Predictions by picture, by tag, and of all tags together, each page made when it is first opened."
+    "Predictions by picture, by tag, and of all tags together, each page made when it is first opened; a threshold that is moved on one holds on all."
     def __init__(self, scored:Scored, side=240, corrections='corrections.csv', thresholds='own_thresholds.csv'):
-        self.pictures, self.tags, self.quality = Predictions(scored.tagger, scored, side=side), None, None
-        self.made = dict(tags=lambda: ScoredBrowser(scored, corrections=corrections, thresholds=thresholds)) | (dict(quality=lambda: QualityBrowser(scored, thresholds)) if scored.truth is not None else {})
+        self.limits = Limits.of(thresholds, scored)
+        self.pictures, self.tags, self.quality = Predictions(scored.tagger, scored, side=side, limits=self.limits), None, None
+        self.made = dict(tags=lambda: ScoredBrowser(scored, corrections=corrections, thresholds=self.limits)) | (dict(quality=lambda: QualityBrowser(scored, self.limits)) if scored.truth is not None else {})
         self.ui = W.Tab([self.pictures.ui, *(W.VBox() for _ in self.made)], titles=['picture by picture', 'tag by tag', 'all together'][:1 + len(self.made)], layout=W.Layout(max_width='1100px'))
         self.ui.observe(self.open, 'selected_index')
 
     def open(self, _=None):
-        "Make the page that is looked at."
+        "Make the page that is looked at, or count on it what was moved on another."
         i = self.ui.selected_index or 0
-        name = [None, *self.made][i]
-        if name and getattr(self, name) is None: setattr(self, name, self.made[name]()); self.ui.children[i].children = [getattr(self, name).ui]
+        name = ['pictures', *self.made][i]
+        if (page := getattr(self, name)) is None: setattr(self, name, opened(self.ui.children[i], self.made[name]))
+        else: page.recount()
 
-def predictions(predictions, images=None, **options)->PredictionPages:
-    "All about the predictions of a tagger; arguments as of `tag_browser`."
+    @property
+    def note(self): return self.pictures.note
+
+def predictions(predictions, images=None, **options)->PredictionPages: # of `PredictionPages`
+    "All about the predictions of a tagger, which is given as to `tag_browser`."
     return PredictionPages(scored_of(predictions, images), **options)
 
 # %% ../nbs/10_dashboards.ipynb #b8e82f06
@@ -278,6 +293,7 @@ def predictions_picture(scored:Scored,    # of `score_all`
         ):                # matplotlib figure
     "Pictures with their bars as a figure."
     rows, t = list(range(min(6, len(scored))) if rows is None else rows), scored.thresholds if thresholds is None else thresholds
+    if not len(rows): raise VaetagError('no picture to show')
     lines = -(-len(rows)//cols)
     fig, axes = plt.subplots(lines, 2*cols, figsize=(5.6*cols, 2.3*lines), width_ratios=[1, 1.15]*cols, squeeze=False, layout='constrained')
     fig.patch.set_alpha(0)
@@ -322,6 +338,7 @@ def reconstructions(codec, # `Codec`, folder or file of a VAE, `embedded`; or `{
     "Leaf through pictures and what VAEs give back of them, worst first."
     if isinstance(paths, (str, Path)): paths = list_images(paths)
     if isinstance(codec, (str, Path)): codec = {Path(codec).stem: codec}
+    if codec == {}: raise UsageError('reconstructions: no VAE is given')
     return ReconBrowser({n: codec_of(c) for n, c in codec.items()} if isinstance(codec, dict) else codec, paths, **options)
 
 def translation(model,  # `Translator`, or a model or run folder

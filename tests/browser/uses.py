@@ -31,7 +31,7 @@ QUALITY = ['quality',
     ('factor', 6, 'note tables limits', '1 moved, 1 not yet written'),
     ('write thresholds', None, 'limits', '--threshold own_thresholds.csv'),
     ('thresholds file', 'others.csv', '=limits'),
-    ('threshold', 'the same for each', 'note tables'),
+    ('threshold', 'the same for each', '=note =tables'),
     ('threshold', 9, 'note tables'),
     ('all as fitted', None, 'note tables', '0 thresholds moved'),
     ('or one tag', '', 'note tables charts')]

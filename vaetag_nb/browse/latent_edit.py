@@ -109,7 +109,7 @@ def update(self:LatentEditor, _=None):
     y, x = region_of(self.z.shape, self.down.value, self.across.value)
     quietly(self.region, self.drag, 'box', box=(y.start/self.z.shape[1], y.stop/self.z.shape[1], x.start/self.z.shape[2], x.stop/self.z.shape[2]))
     try: z = self.changed()
-    except VaetagError as e: self.note.value = alert(e); return
+    except VaetagError as e: self.note.value, self.image.value, self.tags.value = alert(e), b'', ''; return
     with torch.inference_mode(): after = self.codec.decode(z[None])[0].cpu()
     a, b = to_image(self.before), to_image(after)
     shown, said = dict(changed=b, difference=difference(a, b)), []

@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from PIL import Image
 from .dashboard import Dashboard
 from .latent_edit import LatentEditor
-from .list import Thumbs, picture
+from .list import Thumbs, alert, picture
 from .tags import figure_png, small_table
 from .wall import Wall
 from ..core.errors import VaetagError
@@ -23,7 +23,7 @@ from ..pictures import channel_sheet, thumbnail, to_image, to_png
 def pooled(store:LatentStore,
            among=None, # rows that are read; all
            )->np.ndarray: # (n, 2C) float32
-    "Channel means and standard deviations of latents in model space, each column scaled to mean 0 and deviation 1."
+    "Channel means and standard deviations of latents in model space."
     out, at = None, np.arange(len(store)) if among is None else np.asarray(among)
     for rows in store.runs():
         rows = rows[np.isin(rows, at)]
@@ -32,17 +32,20 @@ def pooled(store:LatentStore,
         x = torch.cat([z.mean(2), z.std(2)], 1).numpy()
         if out is None: out = np.zeros((len(at), x.shape[1]), np.float32)
         out[np.searchsorted(at, rows)] = x
-    return (out - out.mean(0))/np.maximum(out.std(0), 1e-6)
+    return out
 
 def nearest_rows(x:np.ndarray, i:int, k=6)->np.ndarray: # the k nearest others, nearest first
-    "Rows of `x` by Euclidean distance from row `i`."
+    "Rows of `x` by distance from row `i`, each column scaled to deviation 1; what is not finite is near to nothing."
+    x = x/np.maximum(x[np.isfinite(x).all(1)].std(0), 1e-6) if np.isfinite(x[i]).all() else x
     d = ((x - x[i])**2).sum(1)
     d[i] = np.inf
-    return np.argsort(d, kind='stable')[:min(k, len(x) - 1)]
+    return np.array([j for j in np.argsort(d, kind='stable')[:k] if np.isfinite(d[j])], int)
 
 def colour_basis(store:LatentStore, among)->tuple: # mean (C,), directions (C, 3) each divided by its deviation
     "The three directions in which the cells of latents vary most (principal components), the first the strongest."
     x = torch.cat([store.read_model([i])[0].flatten(1).T for i in among]).double()
+    x = x[x.isfinite().all(1)]
+    if not len(x): raise VaetagError(f'{store.folder}: none of {len(among)} latents is finite; the VAE that made them overflows, see vaetag latents check')
     w, v = torch.linalg.eigh(torch.cov(x.T).reshape(x.shape[1], -1))
     v = v.flip(1)[:, :3]*torch.where(v.flip(1)[:, :3].sum(0) < 0, -1., 1.)     # the sign is of no meaning: let it be the same everywhere
     return x.mean(0).float(), (v/w.flip(0)[:3].clamp_min(1e-12).sqrt()).float()
@@ -99,9 +102,10 @@ def histograms(raw, model)->bytes: # PNG
     fig, axes = plt.subplots(1, 2, figsize=(5.4, 2.5), layout='constrained', sharey=True)
     for ax, z, name in zip(axes, (raw, model), ('raw', 'model space')):
         x = z.float().flatten(1).numpy()
-        edges = np.linspace(x.min(), x.max() + 1e-6, 33)
-        for k, v in enumerate(x): ax.plot((edges[1:] + edges[:-1])/2, np.histogram(v, edges)[0], lw=.9, color=plt.cm.tab10(k % 10))
-        ax.set(title=f'{name}: {x.mean():.2f} ± {x.std():.2f}', yticks=[])
+        good = x[np.isfinite(x)] if np.isfinite(x).any() else np.zeros(1)
+        edges = np.linspace(good.min(), good.max() + 1e-6, 33)
+        for k, v in enumerate(x): ax.plot((edges[1:] + edges[:-1])/2, np.histogram(v[np.isfinite(v)], edges)[0], lw=.9, color=plt.cm.tab10(k % 10))
+        ax.set(title=f'{name}: {good.mean():.2f} ± {good.std():.2f}', yticks=[])
     return figure_png(fig)
 
 @patch
@@ -110,8 +114,8 @@ def neighbours(self:LatentBrowser, i)->np.ndarray: # rows of the store
     if self.pooled is None: self.pooled = pooled(self.store, self.among)
     at = int(np.searchsorted(self.among, i))
     if at < len(self.among) and self.among[at] == i: return self.among[nearest_rows(self.pooled, at)]
-    both = np.sort(np.append(self.among, i))
-    return both[nearest_rows(pooled(self.store, both), int(np.searchsorted(both, i)))]
+    both = np.insert(self.among, at, i)
+    return both[nearest_rows(np.insert(self.pooled, at, pooled(self.store, [i])[0], 0), at)]
 
 @patch
 def near_items(self:LatentBrowser, i)->list:
@@ -130,14 +134,17 @@ def go(self:LatentBrowser, _=None):
 def update(self:LatentBrowser, _=None):
     "Show the chosen latent."
     i = self.position.value - 1
-    raw, z = self.store.read([i]), self.store.read_model([i], None if self.codec is None else self.codec.convention)
-    self.rgb.value = to_png(colours(self.store.read_model([i])[0], self.basis, self.side))
-    self.sheet.value = to_png(channel_sheet(z, 2*self.side))
-    self.hist.value, self.near.items = histograms(raw[0], z[0]), self.near_items(i)
+    try:
+        raw, z = self.store.read([i]), self.store.read_model([i], None if self.codec is None else self.codec.convention)
+        rgb, self.near.items = colours(self.store.read_model([i])[0].nan_to_num(0, 0, 0), self.basis, self.side), self.near_items(i)
+    except VaetagError as e: self.note.value = alert(e); return
+    lost = int((~z.isfinite()).sum())
+    self.rgb.value, self.sheet.value, self.hist.value = to_png(rgb), to_png(channel_sheet(z.nan_to_num(0, 0, 0), 2*self.side)), histograms(raw[0], z[0])
     self.stats.value = small_table(channel_table((z if self.space.value == 'model' else raw)[0]))
     if self.codec is not None:
         with torch.inference_mode(): self.decoded.value = to_png(thumbnail(to_image(self.codec.decode(z)), self.side))
         if self.editor.row != i: self.editor.show(i)
     r = self.store.index.iloc[i]
     self.note.value = (f'<span class="vt-note"><b>{html.escape(os.path.basename(str(r["path"])))}</b> &middot; {i + 1} of {len(self.store)} &middot; '
-                       f'{r["c"]}x{r["h"]}x{r["w"]}{" &middot; mirrored" if r["flip"] else ""} &middot; {self.space.value} space</span>')
+                       f'{r["c"]}x{r["h"]}x{r["w"]}{" &middot; mirrored" if r["flip"] else ""} &middot; {self.space.value} space'
+                       + (f' &middot; <b role="alert">{lost} of {z.numel()} values are not finite</b>' if lost else '') + '</span>')

@@ -20,15 +20,18 @@ class Limits:
                  fitted,       # (K,) thresholds of the model
                  path='own_thresholds.csv'): # see `results.read_limits`
         self.vocab, self.fitted, self.path = vocab, np.asarray(fitted, np.float32), Path(path)
-        try: self.now, problem = self.there(), ''
-        except VaetagError as e: self.now, problem = self.fitted.copy(), f'not taken up: {e}'     # of another model, perhaps; it is not written over either
+        try: self.now, self.problem = self.there(), ''
+        except VaetagError as e: self.now, self.problem = self.fitted.copy(), f'not taken up: {e}'     # of another model, perhaps; it is not written over either
         self.saved = self.now.copy()
         self.file = W.Text(description='thresholds file', value=str(path), layout=W.Layout(width='330px'), style=dict(description_width='auto'))
         self.save = W.Button(description='write thresholds', tooltip='write the thresholds that were moved', layout=W.Layout(width='auto'))
         self.said = W.HTML()
         self.ui = W.HBox([self.file, self.save, self.said], layout=W.Layout(flex_flow='row wrap', align_items='center'))
         self.save.on_click(lambda _: self.write()); self.tell()
-        if problem: self.said.value = alert(problem, 'vt-limits')
+
+    @classmethod
+    def of(cls, given, scored): # `given`: a path, or `Limits` of another page over the same scores
+        return given if isinstance(given, cls) else cls(scored.tagger.vocab, scored.thresholds, given)
 
     def there(self)->np.ndarray: # (K,)
         "The fitted thresholds with those in the file."
@@ -42,16 +45,17 @@ class Limits:
     def tell(self):
         "How many were moved, and how to use them."
         n, more = int((self.now != self.fitted).sum()), int((self.now != self.saved).sum())
-        use = f'all in {html.escape(str(self.path))}: <code>vaetag tag PICTURES --model MODEL --threshold {html.escape(self.path.name)}</code>'
-        self.said.value = f'<span class="vt-limits">{n} moved' + (f', {more} not yet written' if more else f', {use}' if n else '') + '</span>'
+        use = f'all in {html.escape(self.path.name)}: <code>vaetag tag PICTURES --model MODEL --threshold {html.escape(self.path.name)}</code>'
+        self.said.value = f'<span class="vt-limits">{n} moved' + (f', {more} not yet written' if more else f', {use}' if n else '') + '</span>' + (f'<br>{alert(self.problem, "vt-wrong")}' if self.problem else '')
 
     def write(self):
         "Write the file; what it held already stays."
         path = Path(self.file.value.strip() or 'own_thresholds.csv')
-        new = self.now != (self.saved if path == self.path else self.fitted)
+        mine = (self.now != self.fitted) | (self.now != self.saved if path == self.path else False)     # moved, or put back since
         self.path, before = path, self.path
         try:
-            all_ = self.there(); all_[new] = self.now[new]
+            all_ = self.there(); all_[mine] = self.now[mine]
             write_limits(path, self.tags(all_))
-        except VaetagError as e: self.path, self.said.value = before, alert(e, 'vt-limits'); return
-        self.saved[:] = self.now; self.tell()
+        except VaetagError as e: self.path, self.problem = before, str(e)
+        else: self.saved[:], self.problem = self.now, ''
+        self.tell()

@@ -17,23 +17,23 @@ from .scores import TagScores
 from .tags import small_table
 from ..charts import CHART_STYLE, svg_curves
 from ..core.errors import UsageError
-from ..data.tags import CATEGORIES
 from ..eval.calibration import ece_of, reliability_of
 from ..eval.tagging import tag_metrics
+from ..results import category_name
 
 # %% ../../nbs/10_browse/35_quality.ipynb #735fccda
 class QualityBrowser(Dashboard):
     "Figures of a tagger by category, mistaken tags, and the calibration curve, at thresholds that can be moved."
     def __init__(self, scored, # scores of pictures with their truth: `dashboards.Scored`, dense or sparse
-                 thresholds='own_thresholds.csv'): # file that moved thresholds are written to; what it holds is taken up
+                 thresholds='own_thresholds.csv'): # file that moved thresholds are written to, what it holds is taken up; or `Limits` to share
         if scored.truth is None: raise UsageError('the truth of these pictures is not known: give a TagTable, not a folder')
         self.scored, self.by = scored, getattr(scored, 'by', None) or TagScores(scored.scores, scored.truth)
-        self.vocab, self.mine = scored.tagger.vocab, Limits(scored.tagger.vocab, scored.thresholds, thresholds)
+        self.vocab, self.mine = scored.tagger.vocab, Limits.of(thresholds, scored)
         self.own, self.limits, self.cells, self.cats = self.mine.fitted, self.mine.now, self.by.cells(), np.asarray(self.vocab.categories)
         self.known = [int(c) for c in np.unique(self.cats) if c != 9]     # a rating has no threshold
+        if not self.known: raise UsageError('all tags of this model are ratings, which have no threshold')
         auto = dict(style=dict(description_width='auto'))
-        name = lambda c: CATEGORIES.get(c, str(c))
-        self.category = W.Dropdown(description='category', options=[('all', -1), *((name(c), c) for c in self.known)], layout=W.Layout(width='190px'), **auto)
+        self.category = W.Dropdown(description='category', options=[('all', -1), *((category_name(c), c) for c in self.known)], layout=W.Layout(width='190px'), **auto)
         self.tag = W.Combobox(description='or one tag', placeholder='a tag', options=[t for t, c in zip(self.vocab.names, self.cats) if c != 9], continuous_update=False, layout=W.Layout(width='260px'), **auto)
         self.rule = W.Dropdown(description='threshold', options=[('as fitted, times', 'scale'), ('the same for each', 'level')], layout=W.Layout(width='230px'), **auto)
         slider = lambda **kw: W.FloatSlider(continuous_update=False, layout=W.Layout(width='330px'), **kw, **auto)
@@ -46,7 +46,8 @@ class QualityBrowser(Dashboard):
         self.ui = W.VBox([line(self.category, self.tag, self.rule, self.scale, self.level, self.reset), self.note, self.mine.ui, titled('figures by category', self.table),
                           line(titled('given instead of the true tag', self.pairs), titled('calibration', self.curve))], layout=W.Layout(max_width='1080px'))
         for w in (self.category, self.tag): w.observe(self.turn, 'value')
-        for w in (self.rule, self.scale, self.level): w.observe(self.move, 'value')
+        self.rule.observe(self.ruled, 'value')
+        for w in (self.scale, self.level): w.observe(self.move, 'value')
         self.reset.on_click(lambda _: self.restore())
         self.turn()
 
@@ -54,15 +55,20 @@ class QualityBrowser(Dashboard):
     def chosen(self)->np.ndarray: # bool (K,)
         "The tags that the controls are about."
         t = self.tag.value.strip()
-        if t: return np.arange(len(self.cats)) == self.vocab.index.get(t, -1)
+        if t: return (np.arange(len(self.cats)) == self.vocab.index.get(t, -1)) & (self.cats != 9)
         return self.cats != 9 if self.category.value < 0 else self.cats == self.category.value
 
 # %% ../../nbs/10_browse/35_quality.ipynb #a605480e
 @patch
+def ruled(self:QualityBrowser, _=None):
+    "Show the slider of the rule; nothing moves before it does."
+    scale = self.rule.value == 'scale'
+    for w, on in ((self.scale, scale), (self.level, not scale)): w.layout.display = None if on else 'none'
+
+@patch
 def move(self:QualityBrowser, _=None):
     "Set the thresholds of the chosen tags: a factor on the fitted ones, or one for each."
     c, scale = self.chosen, self.rule.value == 'scale'
-    for w, on in ((self.scale, scale), (self.level, not scale)): w.layout.display = None if on else 'none'
     self.limits[c] = np.minimum(self.own[c]*np.float32(self.scale.value), 1) if scale else self.level.value
     self.update()
 
@@ -70,18 +76,20 @@ def move(self:QualityBrowser, _=None):
 def restore(self:QualityBrowser):
     "All thresholds as they were fitted."
     self.limits[:] = self.own
-    quietly(self.rule, self.move, value='scale'); self.level.layout.display, self.scale.layout.display = 'none', None
+    self.rule.value = 'scale'
     self.turn()
 
 @patch
 def turn(self:QualityBrowser, _=None):
-    "Look at other tags; a threshold or a factor that they share is shown."
+    "Look at other tags; a threshold or a factor that they share is shown, else the one in the middle."
     c = self.chosen
     if c.any():
-        same, by = np.unique(self.limits[c]), np.unique((self.limits[c]/np.maximum(self.own[c], 1e-6)).round(4))
-        if len(same) == 1: quietly(self.level, self.move, value=float(same[0]))
-        quietly(self.scale, self.move, value=float(by[0]) if len(by) == 1 else 1.)
+        quietly(self.level, self.move, value=float(np.median(self.limits[c])))
+        quietly(self.scale, self.move, value=float(np.median(self.limits[c]/np.maximum(self.own[c], 1e-6)).round(4)))
     self.update()
+
+@patch
+def recount(self:QualityBrowser): self.turn()     # where another page has moved thresholds
 
 @patch
 def by_category(self:QualityBrowser)->pd.DataFrame: # category, tags, threshold, precision, recall, micro_F1, macro_F1
@@ -92,7 +100,7 @@ def by_category(self:QualityBrowser)->pd.DataFrame: # category, tags, threshold,
         at = self.cats != 9 if c is None else self.cats == c
         all_, each, seen = tag_metrics(x[:, at].sum(1, keepdims=True)), tag_metrics(x[:, at])['f1'], true[at] > 0
         lo, hi = self.limits[at].min(), self.limits[at].max()
-        rows.append(dict(category='all' if c is None else CATEGORIES.get(c, str(c)), tags=int(at.sum()), threshold=f'{lo:.2f}' if lo == hi else f'{lo:.2f} to {hi:.2f}',
+        rows.append(dict(category='all' if c is None else category_name(c), tags=int(at.sum()), threshold=f'{lo:.2f}' if lo == hi else f'{lo:.2f} to {hi:.2f}',
                          precision=all_['precision'][0], recall=all_['recall'][0], micro_F1=all_['f1'][0], macro_F1=each[seen].mean() if seen.any() else 0.))
     return pd.DataFrame(rows)
 

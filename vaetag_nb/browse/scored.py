@@ -30,10 +30,11 @@ class ScoredBrowser(Dashboard):
                  side=96,  # longest side of a thumbnail, pixels
                  most=24,  # thumbnails at a time
                  corrections='corrections.csv', # file that marked corrections are written to; what it holds is shown
-                 thresholds='own_thresholds.csv', # file that moved thresholds are written to; what it holds is taken up
+                 thresholds='own_thresholds.csv', # file that moved thresholds are written to, what it holds is taken up; or `Limits` to share
                  min_positives=10): # tags on fewer pictures give no doubtful labels: the model cannot know them
         self.scored, self.most, self.thumbs, self.big, self.least = scored, most, Thumbs(side), Thumbs(400, keep=8), min_positives
-        self.names, self.mine, self.known = scored.tagger.vocab.names, Limits(scored.tagger.vocab, scored.thresholds, thresholds), scored.truth is not None
+        self.names, self.mine, self.known = scored.tagger.vocab.names, Limits.of(thresholds, scored), scored.truth is not None
+        self.able = np.asarray(scored.tagger.vocab.categories) != 9     # a rating has no threshold
         self.own, self.limits = self.mine.fitted, self.mine.now     # (K,) thresholds, of the model and as moved
         self.by, self.marks = getattr(scored, 'by', None) or TagScores(scored.scores, scored.truth), Corrections(corrections) if self.known else None
         tp, self.predicted, true = self.by.counts(self.limits)
@@ -43,11 +44,10 @@ class ScoredBrowser(Dashboard):
             self.tp, self.figures, self.doubt = tp, np.zeros((3, len(self.names))), self.doubts()
             self.count_figures(np.arange(len(self.names)))
             columns |= {n: (f, '{:6.3f}') for n, f in zip(('prec.', 'recall', 'F1'), self.figures)} | dict(doubtful=(np.bincount(self.doubt.tag, minlength=len(self.names)), '{:8d}'))
-        able = np.flatnonzero(np.asarray(scored.tagger.vocab.categories) != 9)     # a rating has no threshold
-        self.list = TagList(scored.tagger.vocab, columns, self.choose, among=able, rows=12, width=20)
+        self.list = TagList(scored.tagger.vocab, columns, self.choose, among=np.flatnonzero(self.able), rows=12, width=20)
         self.search, self.tag = self.list.search, self.list.tag
         auto = dict(style=dict(description_width='auto'))
-        self.threshold = W.FloatSlider(description='threshold', min=0, max=1, step=.01, readout_format='.2f', layout=W.Layout(width='330px'), **auto)
+        self.threshold = W.FloatSlider(description='threshold', min=.01, max=1, step=.01, readout_format='.2f', layout=W.Layout(width='330px'), **auto)
         self.reset = W.Button(description='as fitted', tooltip="back to the model's own threshold", layout=W.Layout(width='90px'))
         self.show = W.Dropdown(description='show', options=['all', 'predicted'] + ['hit', 'false alarm', 'missed', *DOUBTS]*self.known, value='all', layout=W.Layout(width='250px'), **auto)
         self.page = W.BoundedIntText(description='page', min=1, max=1, value=1, layout=W.Layout(width='130px'), **auto)
@@ -55,7 +55,7 @@ class ScoredBrowser(Dashboard):
         self.wall = Wall(side=side, multiple=self.known)
         self.ui = self.lay_out(auto)
         self.threshold.observe(self.move, 'value'); self.show.observe(self.turn, 'value'); self.page.observe(self.update, 'value'); self.wall.observe(self.enlarge, 'at')
-        self.reset.on_click(lambda _: setattr(self.threshold, 'value', float(self.own[self.tag.value])) if self.tag.value is not None else None)
+        self.reset.on_click(lambda _: self.restore())
         self.list.refilter()
 
     @property
@@ -81,7 +81,7 @@ def lay_out(self:ScoredBrowser, auto)->W.Widget:
 def doubts(self:ScoredBrowser):
     "Labels that the scores contradict, of tags on enough pictures."
     d = self.by.doubts()
-    return d[self.counts[d.tag] >= self.least].reset_index(drop=True)
+    return d[(self.counts[d.tag] >= self.least) & self.able[d.tag]].reset_index(drop=True)
 
 @patch
 def count_figures(self:ScoredBrowser, k):
@@ -104,11 +104,29 @@ def choose(self:ScoredBrowser, _=None):
 
 @patch
 def move(self:ScoredBrowser, _=None):
-    "Keep the threshold of the chosen tag, and count anew."
+    "Keep the threshold that the slider says."
     k = self.tag.value
     if k is None: return
     near_own = abs(self.threshold.value - self.own[k]) < 1e-6
-    self.limits[k] = self.own[k] if near_own else self.threshold.value
+    self.set_limit(k, self.own[k] if near_own else self.threshold.value)
+
+@patch
+def restore(self:ScoredBrowser):
+    "The model's own threshold of the chosen tag."
+    k = self.tag.value
+    if k is not None: quietly(self.threshold, self.move, value=float(self.own[k])); self.set_limit(k, self.own[k])
+
+@patch
+def recount(self:ScoredBrowser):
+    "Count all tags at the thresholds as they are, where another page has moved them."
+    tp, self.predicted[:], _ = self.by.counts(self.limits)
+    if self.known: self.tp[:] = tp; self.count_figures(np.arange(len(self.names)))
+    self.list.refilter()
+
+@patch
+def set_limit(self:ScoredBrowser, k, limit):
+    "Give the chosen tag a threshold, and count anew."
+    self.limits[k] = limit
     over = self.score >= self.limits[k]
     self.predicted[k] = over.sum()
     if self.known: self.tp[k] = (over & self.true).sum(); self.count_figures([k])
@@ -186,7 +204,7 @@ def update(self:ScoredBrowser, _=None):
     "Show a page of pictures, and what the threshold comes to."
     k = self.tag.value
     if k is None and self.show.value != DOUBTS[2]:
-        self.note.value, self.wall.items = '<span class="vt-note">no tag has this in its name</span>', []
+        self.note.value, self.wall.items, self.pairs.value = '<span class="vt-note">no tag has this in its name</span>', [], ''
         return
     some = self.shown()
     if self.show.value == DOUBTS[2]: said = f'<b>all tags</b> &middot; {len(self.doubt)} labels that the scores contradict, the worst {len(self.rows)} of them'

@@ -86,6 +86,7 @@ def stored(scores:Scores, # of a folder or file, see `contender`
         table, pictures = None, gather(images)
         at = pd.Index(scores.ids).get_indexer([p.name for p in pictures])
     rows = np.flatnonzero(at >= 0)
+    if not pictures: raise UsageError('no picture is given')
     if not len(rows): raise UsageError(f'no picture has a score: the pictures are called such as {pictures[0].name!r}, those of the scores such as {scores.ids[0]!r}')
     if len(rows) < max(len(pictures), len(scores)): say(f'{len(rows)} pictures have scores; {len(pictures) - len(rows)} have none, and {len(scores) - len(rows)} scores no picture')
     x = scores.scores[at[rows]]
@@ -104,6 +105,7 @@ def scored_of(predictions, # `Scored`; a `Tagger`, its run or folder; `Scores`, 
               )->Scored:
     "Scores as they are, read, or computed now."
     if isinstance(predictions, (str, Path)): predictions = contender(predictions).source
-    if not isinstance(predictions, (Tagger, Scores)): return predictions
+    if isinstance(predictions, Scored): return predictions
+    if not isinstance(predictions, (Tagger, Scores)): raise UsageError(f'predictions: needs a tagger, its folder, or scores, not {type(predictions).__name__}')
     if images is None: raise UsageError(f"{'a tagger needs images to look at' if isinstance(predictions, Tagger) else 'scores need the pictures they are of'}; give images=")
     return (score_all if isinstance(predictions, Tagger) else stored)(predictions, table_of(images))

@@ -14,11 +14,11 @@ from ..eval.suspects import HIGH, LOW
 # %% ../../nbs/10_browse/05_scores.ipynb #739f876d
 class TagScores:
     "Scores (N, K), dense or sparse, and the truth where it is known."
-    def __init__(self, scores, truth=None): # (N, K) float in [0, 1], array or scipy sparse; scipy sparse (N, K)
+    def __init__(self, scores, truth=None): # (N, K) float in [0, 1], array or scipy sparse; scipy sparse (N, K): >= .5 is true
         self.sparse, self.shape, self.truth = sp.issparse(scores), scores.shape, None
         self.scores = sp.csr_matrix(scores, dtype=np.float32) if self.sparse else np.asarray(scores, np.float32)
         if truth is None: return
-        self.truth = sp.csr_matrix(truth, dtype=np.float32); self.truth.eliminate_zeros(); self.truth.data[:] = 1
+        self.truth = sp.csr_matrix(truth, dtype=np.float32, copy=True); self.truth.data = (self.truth.data >= .5).astype(np.float32); self.truth.eliminate_zeros()
         self.positives = np.bincount(self.truth.indices, minlength=self.shape[1])
         if not self.sparse: self.true_scores = self.scores[self.truth.nonzero()]; return    # of each true label, in the order of `truth`
         for m in (self.scores, self.truth): m.sort_indices()

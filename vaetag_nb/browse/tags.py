@@ -14,7 +14,7 @@ from .list import TagList, Thumbs, quietly
 from .wall import Wall, large
 from ..charts import CHART_STYLE, svg_curves
 from ..data.table import TagTable
-from ..data.tags import CATEGORIES
+from ..results import category_name
 
 # %% ../../nbs/10_browse/00_tags.ipynb #ed9faa66
 def figure_png(fig, dpi=80)->bytes:
@@ -54,7 +54,7 @@ class TagBrowser(Dashboard):
                  most=24): # thumbnails at a time
         self.table, self.most, self.counts, self.thumbs, self.big = table, most, table.counts(), Thumbs(side), Thumbs(400, keep=8)
         self.by_tag = table.labels.tocsc()
-        kinds = np.array([CATEGORIES.get(int(c), str(c)) for c in table.vocab.categories], str)
+        kinds = np.array([category_name(c) for c in table.vocab.categories], str)
         self.list = TagList(table.vocab, dict(pictures=(self.counts, '{:8d}'), share=(self.counts/max(1, len(table)), '{:6.1%}'), category=(kinds, '{:>9}')), self.turn, rows=15)
         self.search, self.tag = self.list.search, self.list.tag
         auto = dict(style=dict(description_width='auto'))
