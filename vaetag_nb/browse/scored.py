@@ -134,6 +134,7 @@ def set_limit(self:ScoredBrowser, k, limit):
     self.list.renew()
     self.turn()
 
+# %% ../../nbs/10_browse/30_scored.ipynb #f3a06019
 @patch
 def ends(self:ScoredBrowser)->np.ndarray: # (N,) positions in `ENDED`
     "What the threshold makes of each picture for the chosen tag."
