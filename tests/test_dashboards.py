@@ -136,6 +136,19 @@ def test_controls_answer_while_all_is_measured(toy):
     r.all.start()
     assert r.all.join(60) and sorted(r.order) == list(range(8)) and r.all.button.disabled
 
+def test_figures_are_those_of_eval_recon(toy, shared):
+    "Measured step by step, with a real LPIPS, as at once"
+    from vaetag_nb import dashboards
+    from vaetag_nb.eval.images import Lpips
+    from vaetag_nb.latents.codec import Codec
+    from vaetag_nb.recon import ReconSettings, evaluate_recon
+    codec, files, trunk = Codec.embedded(), toy[0].paths[:6], shared/'weights/squeezenet/squeezenet1_1_caffe_fp16.pth'
+    r = dashboards.reconstructions(codec, files, lpips=Lpips('squeeze', trunk), first=2, side=48)
+    r.all.start()
+    assert r.all.join(60) and len(r.order) == 6
+    table = evaluate_recon(codec, files, settings=ReconSettings(metrics=('psnr', 'ssim', 'lpips'), lpips_net='squeeze', lpips_weights=str(trunk), bootstrap=0)).table
+    for k in ('psnr', 'ssim', 'lpips'): np.testing.assert_allclose(r.figures['reconstruction'][k], table[k], rtol=1e-3, atol=1e-5)
+
 def test_a_tag_over_all_pictures(toy):
     from vaetag_nb import dashboards
     table, tagger, scored = toy
