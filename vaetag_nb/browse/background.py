@@ -7,6 +7,7 @@ __all__ = ['Turns', 'in_turn', 'Background']
 
 # %% ../../nbs/10_browse/04_background.ipynb #4035c770
 import atexit, functools, threading, time
+from contextlib import contextmanager
 import ipywidgets as W
 from fastcore.basics import patch
 from .list import alert
@@ -15,7 +16,7 @@ from ..core.errors import VaetagError
 # %% ../../nbs/10_browse/04_background.ipynb #a2a37831
 class Turns:
     "A lock that who waits for it gets before who has just had it; its holder may take it again."
-    def __init__(self): self.door, self.lock, self.owner, self.depth = threading.Lock(), threading.Lock(), None, 0
+    def __init__(self): self.door, self.lock, self.owner, self.depth, self.silent = threading.Lock(), threading.Lock(), None, 0, False
 
     def __enter__(self):
         if self.owner != threading.get_ident():
@@ -28,11 +29,18 @@ class Turns:
         self.depth -= 1
         if not self.depth: self.owner = None; self.lock.release()
 
+    @contextmanager
+    def silence(self):
+        "What the holder sets meanwhile calls no method that waits for its turn; what others move is heard when it is theirs."
+        self.silent = True
+        try: yield
+        finally: self.silent = False
+
 def in_turn(f):
     "A method that moves only while nothing else does, by the `turns` of its object."
     @functools.wraps(f)
     def g(self, *a, **kw):
-        with self.turns: return f(self, *a, **kw)
+        with self.turns: return None if self.turns.silent else f(self, *a, **kw)
     return g
 
 # %% ../../nbs/10_browse/04_background.ipynb #a3443b67

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from PIL import Image
 from .background import Background, Turns, in_turn
 from .dashboard import Dashboard
-from .list import alert, picture, quietly, sheet_row
+from .list import alert, opened, picture, quietly, sheet_row
 from .sheet import Sheet, pressable
 from ..core.errors import UsageError, VaetagError
 from ..data.users import read_users
@@ -36,7 +36,7 @@ class GenerationBrowser(Dashboard):
         self.n, self.side, self.ref, self.made, self.turns = n, side, self.looked_at(ref), {}, Turns()
         self.user = W.Dropdown(description='user', options=[str(i) for i in m.users.ids], layout=W.Layout(width='170px'), **auto)
         free = m.has_null
-        self.guidance = W.FloatSlider(description='guidance', min=0, max=6, step=.25, value=m.sampling.guidance if free else 1., disabled=not free, continuous_update=False, layout=W.Layout(width='280px'), **auto)
+        self.guidance = W.FloatSlider(description='guidance', min=0, max=max(6, m.sampling.guidance), step=.25, value=m.sampling.guidance if free else 1., disabled=not free, continuous_update=False, layout=W.Layout(width='280px'), **auto)
         self.steps = W.IntSlider(description='steps', min=1, max=100, value=min(100, m.sampling.steps), continuous_update=False, layout=W.Layout(width='260px'), **auto)
         self.seed = W.BoundedIntText(description='seed', min=0, max=2**31 - 1, value=0, layout=W.Layout(width='160px'), **auto)
         self.low, self.high = (W.BoundedFloatText(description=d, min=0, max=1, step=.05, value=v, layout=W.Layout(width='170px'), tooltip='part of the time in which guidance acts, 1 is pure noise', **auto) for d, v in zip(('acts from', 'to'), m.sampling.interval))
@@ -52,9 +52,7 @@ class GenerationBrowser(Dashboard):
 
     def open(self, _=None):
         "Make the sheet when it is first looked at."
-        if self.ui.selected_index == 1 and self.sheet is None:
-            self.sheet = UserSheet(self.g, self.judge, turns=self.turns, go=self.go)
-            self.ui.children[1].children = [self.sheet.ui]
+        if self.ui.selected_index == 1 and self.sheet is None: self.sheet = opened(self.ui.children[1], lambda: UserSheet(self.g, self.judge, turns=self.turns, go=self.go))
 
     def go(self, user, guidance, steps, seed, _):
         "Draw a cell of the sheet in the first tab."
@@ -85,6 +83,7 @@ def pictures(self:GenerationBrowser)->np.ndarray: # uint8 (n, C, H, W)
     s = self.g.settings(steps=self.steps.value, guidance=self.guidance.value, interval=(self.low.value, self.high.value))
     key = self.user.value, self.seed.value, str(s)
     if key not in self.made: self.made[key] = self.g.generate(items=wanted_users(self.g.m, [self.user.value], self.n), seed=self.seed.value, steps=s.steps, guidance=s.guidance, interval=s.interval).pictures
+    if len(self.made) > 64: del self.made[next(iter(self.made))]
     return self.made[key]
 
 @patch
@@ -92,7 +91,7 @@ def pictures(self:GenerationBrowser)->np.ndarray: # uint8 (n, C, H, W)
 def update(self:GenerationBrowser, _=None):
     "Draw what the controls say; what cannot be is said instead."
     try: x = self.pictures()
-    except VaetagError as e: self.note.value = alert(e); return
+    except VaetagError as e: self.note.value, self.image.value = alert(e), b''; return
     rows = [strip([as_image(a) for a in x], ['generated']*len(x), self.side)]
     if self.ref is not None:
         real, cells = self.ref

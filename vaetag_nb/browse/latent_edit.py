@@ -93,7 +93,7 @@ def changed(self:LatentEditor)->torch.Tensor: # (C, h, w)
     if self.share.value > 0:
         if other.shape != z.shape: raise VaetagError(f'latent {self.other.value} is {"x".join(map(str, other.shape))}, this one {"x".join(map(str, z.shape))}: nothing lies between them')
         z = z + (other - z)*self.share.value
-    return edited(z, self.how.value, self.down.value, self.across.value, self.strength.value if self.how.value == 'times the strength' else min(1, self.strength.value), other)
+    return edited(z, self.how.value, self.down.value, self.across.value, self.strength.value, other)
 
 @patch
 def drag(self:LatentEditor, _=None):
@@ -108,6 +108,7 @@ def update(self:LatentEditor, _=None):
     "Decode the changed latent, and score it; the rectangle lies on the cells that change."
     y, x = region_of(self.z.shape, self.down.value, self.across.value)
     quietly(self.region, self.drag, 'box', box=(y.start/self.z.shape[1], y.stop/self.z.shape[1], x.start/self.z.shape[2], x.stop/self.z.shape[2]))
+    quietly(self.strength, self.update, max=3 if self.how.value == 'times the strength' else 1)     # a share, or a factor
     try: z = self.changed()
     except VaetagError as e: self.note.value, self.image.value, self.tags.value = alert(e), b'', ''; return
     with torch.inference_mode(): after = self.codec.decode(z[None])[0].cpu()

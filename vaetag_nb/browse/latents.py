@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from PIL import Image
 from .dashboard import Dashboard
 from .latent_edit import LatentEditor
-from .list import Thumbs, alert, picture
+from .list import Thumbs, alert, arrows, picture
 from .tags import figure_png, small_table
 from .wall import Wall
 from ..core.errors import VaetagError
@@ -76,7 +76,7 @@ class LatentBrowser(Dashboard):
         self.editor = None if codec is None else LatentEditor(store, codec, tagger, side)
         auto = dict(style=dict(description_width='auto'))
         self.position = W.BoundedIntText(description='latent', min=1, max=len(store), value=1, layout=W.Layout(width='150px'), **auto)
-        self.next, self.prev = (W.Button(description=d, icon=f'arrow-{i}', layout=W.Layout(width='110px')) for d, i in (('next', 'right'), ('previous', 'left')))
+        self.prev, self.next = arrows(self.step)
         self.space = W.Dropdown(description='numbers in', options=[('model space', 'model'), ('raw space', 'raw')], value='model', layout=W.Layout(width='220px'), **auto)
         self.note, self.stats, self.near, self.thumbs = W.HTML(), W.HTML(), Wall(label='most like it'), Thumbs(96)
         self.sheet, self.hist, self.decoded, self.rgb = (picture() for _ in range(4))
@@ -86,7 +86,6 @@ class LatentBrowser(Dashboard):
         self.ui = W.VBox([row(self.prev, self.next, self.position, self.space), self.note, row(*views), titled(f'most like it of {len(self.among)}; a click goes there', self.near), *([titled('change it', self.editor.ui)] if self.editor else [])], layout=W.Layout(max_width='1080px'))
         for w in (self.position, self.space): w.observe(self.update, 'value')
         self.near.observe(self.go, 'at')
-        self.prev.on_click(lambda _: self.step(-1)); self.next.on_click(lambda _: self.step(1))
         self.update()
 
     def step(self, by): self.position.value = (self.position.value - 1 + by) % len(self.store) + 1

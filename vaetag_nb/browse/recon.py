@@ -11,7 +11,7 @@ import ipywidgets as W, numpy as np, pandas as pd
 from fastcore.basics import patch
 from .background import Background, Turns, in_turn
 from .dashboard import Dashboard
-from .list import alert, picture, quietly, row_height
+from .list import alert, arrows, picture, quietly, row_height
 from .tags import small_table
 from .wall import Wall
 from ..core.errors import VaetagError
@@ -30,17 +30,17 @@ class ReconBrowser(Dashboard):
                  batch_size=8, side=220, # height of the pictures shown, pixels
                  lpips='alex',    # an `Lpips`, the name of its network, or `None`
                  most=12,         # pictures in the gallery
-                 first=24):       # pictures measured at opening
+                 first=8):        # pictures measured at opening
         self.codecs = codecs if isinstance(codecs, dict) else {'reconstruction': codecs}
         self.paths, self.side = [*map(str, paths)], side
         self.rule = rule or Rule(fit='floor', multiple=math.lcm(*(c.multiple for c in self.codecs.values())))
         self.lpips, self.why = lpips_or_reason(lpips) if isinstance(lpips, str) else (lpips, None)
         self.most, self.batch_size, self.pairs, self.failed, self.keep = most, batch_size, {}, {}, 768*len(self.codecs)
         self.figures = {n: pd.DataFrame(columns=['mse', 'psnr', 'ssim', 'lpips'], dtype=float) for n in self.codecs}     # by position
-        self.turns, self.shown = Turns(), None
+        self.turns, self.shown, self.last = Turns(), None, (None, [])     # the picture that is shown, the last one with its `Recon`s
         self.begin(max(first, 1))
         auto, start = dict(style=dict(description_width='auto')), next(iter(self.codecs))
-        self.prev, self.next = (W.Button(description=d, icon=f'arrow-{i}', layout=W.Layout(width='110px')) for d, i in (('previous', 'left'), ('next', 'right')))
+        self.prev, self.next = arrows(self.step)
         self.position = W.BoundedIntText(description='picture', min=1, max=1, value=1, layout=W.Layout(width='150px'), **auto)
         self.by = W.Dropdown(description='worst first by', options=['psnr', 'ssim', *['lpips']*(self.lpips is not None), 'as given'], value='psnr', layout=W.Layout(width='220px'), **auto)
         self.codec = W.Dropdown(description='of', options=list(self.codecs), value=start, layout=W.Layout(width='240px'), **auto)
@@ -54,9 +54,9 @@ class ReconBrowser(Dashboard):
         for w in (self.position, self.gain): w.observe(self.update, 'value')
         for w in (self.by, self.codec): w.observe(self.sort, 'value')
         self.gallery.observe(self.go, 'at')
-        self.prev.on_click(lambda _: self.step(-1)); self.next.on_click(lambda _: self.step(1))
         self.sort()
 
+    @in_turn
     def step(self, by): self.position.value = (self.position.value - 1 + by) % len(self.order) + 1
 
 # %% ../../nbs/10_browse/20_recon.ipynb #68efadd5
@@ -107,9 +107,11 @@ def sort(self:ReconBrowser, _=None):
 def renew(self:ReconBrowser):
     "Order and show what is measured by now; the picture that is looked at stays."
     i = self.order[self.position.value - 1]
-    self.rank(); quietly(self.position, self.update, max=len(self.order), value=int(np.argmax(self.order == i)) + 1)
+    self.rank()
+    with self.turns.silence(): self.position.max, self.position.value = len(self.order), int(np.argmax(self.order == i)) + 1
     self.show_gallery(); self.mark()
-    if self.shown == i: self.tell()        # else the picture that is asked for comes next
+    if i not in self.order: self.update()
+    elif self.shown == i: self.tell()        # else the picture that is asked for comes next
 
 @patch
 def rank(self:ReconBrowser):
@@ -143,6 +145,7 @@ def go(self:ReconBrowser, _=None):
 def views(self:ReconBrowser, i:int)->list: # a `Recon` for each codec
     "Picture `i` through every codec; it is measured if it was not."
     if i not in self.figures[self.codec.value].index: self.measure([i])
+    if self.last[0] == i: return self.last[1]
     out = []
     for name, c in self.codecs.items():
         failed = {}
@@ -150,6 +153,7 @@ def views(self:ReconBrowser, i:int)->list: # a `Recon` for each codec
         if not got: raise VaetagError(f'{self.paths[i]}: {failed.get(0, "cannot be read")}')
         _, x, y, raw = got[0]
         out.append(recon_of(name, x[0], y[0], raw[0], self.figures[name].loc[i].to_dict(), {}))
+    self.last = i, out
     return out
 
 # %% ../../nbs/10_browse/20_recon.ipynb #08139790
@@ -159,7 +163,7 @@ def update(self:ReconBrowser, _=None):
     "Show the chosen picture as every codec gives it back."
     i = int(self.order[self.position.value - 1]); self.mark()
     try: made = self.views(i)
-    except VaetagError as e: self.note.value, self.shown = alert(e), None; return
+    except VaetagError as e: self.note.value, self.shown, self.image.value, self.table.value = alert(e), None, b'', ''; return
     self.image.value, self.shown = to_png(below([r.row(row_height(*r.original.shape[1:], 3, self.side), self.gain.value) for r in made])), i
     self.tell(); self.all.tell()
 

@@ -12,10 +12,10 @@ from fastcore.basics import patch
 from PIL import Image, ImageDraw
 from .background import Background, Turns, in_turn
 from .dashboard import Dashboard
-from .list import alert, picture, quietly, row_height, sheet_row
+from .list import alert, arrows, opened, picture, quietly, row_height, sheet_row
 from .sheet import Sheet, pressable
 from .tags import small_table
-from ..core.errors import VaetagError
+from ..core.errors import UsageError, VaetagError
 from ..core.progress import say
 from ..eval.images import mse
 from ..pictures import data_uri, strip, thumbnail, to_image, to_png
@@ -34,12 +34,13 @@ class TranslationBrowser(Dashboard):
                  **gallery):       # of `CycleGallery`
         self.t = model if isinstance(model, Translator) else Translator.load(model)
         own = images if isinstance(images, dict) else dict(a=images, b=images)
+        if not own or own.keys() - {'a', 'b'}: raise UsageError(f'images: {{"a": ..., "b": ...}} is expected, or one of them; found {", ".join(map(repr, own)) or "none"}')
         self.options, self.gallery, self.turns = gallery, None, Turns()
         self.sources, self.side, self.made = {d: source_of(own[d[0]]) for d in DIRECTIONS if d[0] in own}, side, {}
         self.rows = {d: self.readable(s) for d, s in self.sources.items()}
         auto, d = dict(style=dict(description_width='auto')), self.t.model.domains
         start = direction if direction in self.sources else next(iter(self.sources))
-        self.prev, self.next = (W.Button(description=w, icon=f'arrow-{i}', layout=W.Layout(width='110px')) for w, i in (('previous', 'left'), ('next', 'right')))
+        self.prev, self.next = arrows(self.step)
         self.position = W.BoundedIntText(description='picture', min=1, max=len(self.rows[start]), value=1, layout=W.Layout(width='150px'), **auto)
         self.direction = W.Dropdown(description='way', options=[(f'{d[k[0]]} to {d[k[2]]}', k) for k in self.sources], value=start, layout=W.Layout(width='230px'), **auto)
         self.before, self.after = (W.Dropdown(description=n, options=o, value=o[0], layout=W.Layout(width='170px'), **auto) for n, o in (('before', BEFORE), ('after', AFTER)))
@@ -53,16 +54,13 @@ class TranslationBrowser(Dashboard):
         self.tabs.observe(self.open, 'selected_index')
         for w in (self.position, self.before, self.after, self.edge): w.observe(self.update, 'value')
         self.direction.observe(self.turn, 'value')
-        self.prev.on_click(lambda _: self.step(-1)); self.next.on_click(lambda _: self.step(1))
         self.update()
 
     def step(self, by): self.position.value = (self.position.value - 1 + by) % self.position.max + 1
 
     def open(self, _=None):
         "Make the gallery when it is first looked at."
-        if self.tabs.selected_index == 1 and self.gallery is None:
-            self.gallery = CycleGallery(self, **self.options)
-            self.tabs.children[1].children = [self.gallery.ui]
+        if self.tabs.selected_index == 1 and self.gallery is None: self.gallery = opened(self.tabs.children[1], lambda: CycleGallery(self, **self.options))
 
     def readable(self, src)->list: # positions
         "The pictures of a source that can be read; the others are named."
@@ -91,6 +89,7 @@ def views(self:TranslationBrowser, direction:str, i:int)->tuple: # {name: uint8 
     size = float(x.abs().mean())
     figures = dict(change=float((y - x).abs().mean())/size, cycle_error=float((back - x).abs().mean())/size, psnr_VAE=psnr(shown['source'], shown['VAE only']), psnr_translated=psnr(shown['source'], shown['translated']))
     self.made[direction, i] = shown, figures
+    if len(self.made) > 32: del self.made[next(iter(self.made))]
     return shown, figures
 
 def split(before, after, # uint8 (3, H, W), of one size
@@ -120,7 +119,7 @@ def update(self:TranslationBrowser, _=None):
     d = self.direction.value
     i = self.rows[d][self.position.value - 1]
     try: shown, figures = self.views(d, i)
-    except VaetagError as e: self.note.value = alert(e); return
+    except VaetagError as e: self.note.value, self.image.value, self.row.value, self.table.value = alert(e), b'', b'', ''; return
     self.image.value = to_png(split(shown[self.before.value], shown[self.after.value], self.edge.value/100, self.side))
     self.row.value = to_png(strip([x.permute(1, 2, 0).numpy() for x in shown.values()], [*shown], row_height(*shown['source'].shape[1:], len(shown), self.side//3)))
     name = html.escape(self.sources[d].names[i].rsplit('/', 1)[-1])
@@ -188,7 +187,7 @@ def renew(self:CycleGallery, page=None):
         done = [i for i in self.rows if i in f]
         v = np.array([f[i][k] for i in done])
         self.rows = [done[n] for n in np.argsort(v if (k != 'lpips') == (self.order.value == 'worst first') else -v, kind='stable')]
-    quietly(self.page, self.update, max=(n := max(1, -(-len(self.rows)//self.most))), value=min(page or self.page.value, n))
+    with self.turns.silence(): self.page.max = n = max(1, -(-len(self.rows)//self.most)); self.page.value = min(page or self.page.value, n)
     self.update()
 
 @patch
@@ -208,6 +207,7 @@ def update(self:CycleGallery, _=None):
     "Show a page; what is on it is translated now, if it was not."
     d, at = self.way, (self.page.value - 1)*self.most
     src, some, f = self.b.sources[d], self.rows[at:at + self.most], self.figures[d]
+    for k in [(d, i) for i in some if (d, i) in self.cells]: self.cells[k] = self.cells.pop(k)     # the last that are forgotten
     try: self.measure([i for i in some if (d, i) not in self.cells and i not in src.failed])
     except VaetagError as e: self.note.value, self.sheet.html = alert(e, 'vt-said'), ''; return
     self.sheet.html = ''.join(self.block(some[i:i + self.columns]) for i in range(0, len(some), self.columns))
