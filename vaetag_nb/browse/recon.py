@@ -132,6 +132,7 @@ def show_gallery(self:ReconBrowser):
     self.head.value = f'<b>{head}, original and reconstruction by {html.escape(self.codec.value)}</b>'
     self.left.value = ''.join(f'<small>{html.escape(s)}</small><br>' for s in said)
 
+# %% ../../nbs/10_browse/20_recon.ipynb #d6a09f4b
 @patch
 def mark(self:ReconBrowser): n = self.position.value - 1; self.gallery.at = n if n < len(self.gallery.items) else None
 

@@ -201,6 +201,7 @@ def block(self:CycleGallery, rows)->str: # HTML
     return ('<table class="vt-sheet" style="font:12px system-ui,sans-serif;border-collapse:collapse;margin-bottom:10px">' + head + ''.join(sheet_row(s, (image(r, i, n) for i, n in zip(rows, names))) for r, s in enumerate(SHEET))
             + ''.join(sheet_row(CYCLE_FIGURES[k][0], (figure(k, i) for i in rows)) for k in self.names) + '</table>')
 
+# %% ../../nbs/10_browse/40_translation.ipynb #8ba0b540
 @patch
 @in_turn
 def update(self:CycleGallery, _=None):
