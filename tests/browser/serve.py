@@ -5,6 +5,8 @@ from contextlib import contextmanager
 CHROME = '--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
 QUIET_LAB = {'disabledExtensions': {'@jupyterlab/apputils-extension:announcements': True}}
 
+ERRORS = "() => [...jupyterapp.shell.currentWidget.content.model.cells].flatMap(c => c.type == 'code' ? c.outputs.toJSON() : []).filter(o => o.output_type == 'error').map(o => `${o.ename}: ${o.evalue}`)"
+
 def chromium(): return next((p for n in ('chromium', 'chromium-browser', 'google-chrome') if (p := shutil.which(n))), None)
 def launch(p): return p.chromium.launch(executable_path=chromium(), headless=True, chromium_sandbox=False, args=CHROME)     # `p`: playwright
 
@@ -51,7 +53,8 @@ class Lab:
         "Open notebook `name`, run all its cells, and fail if one of them fails."
         self.open(page, name)
         page.set_default_timeout(patience_ms)   # of the run
-        assert page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')"), f'a cell failed: {page.locator(".jp-OutputArea").last.inner_text()[-1500:]}'
+        ran = page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        assert ran, f'a cell failed: {page.evaluate(ERRORS)}'
         page.set_default_timeout(30_000)
         # a long notebook shows only the cells in view
         page.evaluate("() => { const n = window.jupyterapp.shell.currentWidget.content; n.activeCellIndex = n.widgets.length - 1; n.scrollToItem(n.widgets.length - 1); }")

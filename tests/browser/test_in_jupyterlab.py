@@ -25,11 +25,12 @@ def test_each_control_once(browser, lab, files, shots, name, theme):
 
 @pytest.mark.parametrize('name', TUTORIALS)
 def test_tutorial_runs(browser, lab, files, name):
-    shutil.copy(REPO/f'nbs/tutorials/{name}.ipynb', files/f'{name}.ipynb')
+    (files/name).mkdir()     # with nothing beside it
+    shutil.copy(REPO/f'nbs/tutorials/{name}.ipynb', files/name)
     lab.theme('JupyterLab Light')
     page = browser.new_page(viewport=dict(width=1400, height=1000))
     watch = Watch(page, lab.url, quiet=False)
-    lab.run(page, f'{name}.ipynb')
+    lab.run(page, f'{name}/{name}.ipynb')
     if name == TUTORIALS[0]: # a dashboard among other cells
         board = Board(page, OUTPUT)
         board.use('next', None, 'note bars +pictures', ' 2 of ')

@@ -5,7 +5,7 @@ import numpy as np, torch
 from PIL import Image
 from toy_tagger import TINY, toy_tagger
 from vaetag_nb.bucketing import Preprocess
-from vaetag_nb.core.io import append_jsonl
+from vaetag_nb.core.io import append_jsonl, read_json, write_json
 from vaetag_nb.core.rng import np_rng
 from vaetag_nb.data.embeddings import EmbeddingTable
 from vaetag_nb.data.tags import Vocab
@@ -34,6 +34,8 @@ def make_files(root):
     root = Path(root)
     scenes = Codec.load('embedded')
     table, _ = toy_tagger(root/'toy', steps=200, codec=scenes)
+    limits = root/'toy/model/optimal_thresholds.json'
+    write_json(limits, read_json(limits) | dict(global_threshold=.352))     # no step of a slider
     encode_table(table.ids, table.paths, scenes, root/'store', Preprocess(base=48, max=96, step=8))
     Codec.random(TINY, Convention(8., .01), seed=1).save(root/'untrained')
     nets = [generator('residual', scenes.channels, 0, n, ngf=8, n_res_blocks=1) for n in 'GF']

@@ -106,9 +106,9 @@ def choose(self:ScoredBrowser, _=None):
 def move(self:ScoredBrowser, _=None):
     "Keep the threshold that the slider says."
     k = self.tag.value
-    if k is None: return
-    near_own = abs(self.threshold.value - self.own[k]) < 1e-6
-    self.set_limit(k, self.own[k] if near_own else self.threshold.value)
+    near = lambda t: abs(self.threshold.value - t) < .00501     # the slider in the browser rounds what it is given, and says so
+    if k is None or near(self.limits[k]): return
+    self.set_limit(k, self.own[k] if near(self.own[k]) else self.threshold.value)
 
 @patch
 def restore(self:ScoredBrowser):
