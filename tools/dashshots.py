@@ -24,8 +24,8 @@ SHOTS = dict(
     translation=("d = dashboards.translation('cg/run', dict(a='cg/test/noto', b='cg/test/twemoji'))", [('many pictures', None, 'sheet'), ('order', 'worst first', 'sheet')]),
     generation=("d = dashboards.generation('users', identity='judge', n=6)", [('users by guidance', None, 'said'), ('draw the sheet', None, 'sheet')]),
     aligner=("d = dashboards.aligner('aligner', 'emb/test_twemoji.npz', head='head/inv.npz')", [('row', '300', 'note')]),
-    training=("d = dashboards.monitor('demo/run', live=False)", [('mean over', 20, 'charts')]))
-NEEDS = dict(translation='cg', generation='users', aligner='aligner')
+    training=("d = dashboards.monitor('cg/run', live=False)", [('mean over', 4, 'charts'), ('over time', None, 'pictures')]))
+NEEDS = dict(translation='cg', training='cg', generation='users', aligner='aligner')
 CELL = '''from vaetag_nb import dashboards
 from vaetag_nb.bucketing import Preprocess
 from vaetag_nb.data.split import Split
