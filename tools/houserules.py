@@ -4,6 +4,7 @@ import ast, json, re, sys
 from pathlib import Path
 
 LONGEST_CELL, LARGEST_NB = 60, 400_000
+BARE, SHOWN = re.compile(r'\w+\((?:children|value)=|<(?:PIL|Figure|Axes)'), {'text/html', 'text/markdown', 'image/png', 'image/svg+xml'}
 MACHINE = re.compile(r'/(?:tmp|work|farm|root|home/\w+)/|files\.pythonhosted|pypi\.org|registry\.npmjs|deb\.debian', re.I)
 
 def code(source):
@@ -30,6 +31,7 @@ def faults(path):
         for o in c.get('outputs', []):
             text = json.dumps({k: v for k, v in o.get('data', {}).items() if not k.startswith('image/')}) + ''.join(o.get('text', []))
             if MACHINE.search(text): yield f'cell {i}: its output shows a path of one machine: {MACHINE.search(text)[0]}'
+            if BARE.match(''.join(o.get('data', {}).get('text/plain', ''))) and not SHOWN & o['data'].keys(): yield f'cell {i}: its output is a widget or an object in words: run tools/nbrun.py'
             if o.get('output_type') == 'error': yield f'cell {i}: its saved output is an error'
         if c['cell_type'] != 'code' or 'nbdev_export(' in s: continue
         if re.search(r'^#\|\s*export', s, re.M) and s.count('\n') >= LONGEST_CELL: yield f'cell {i}: {s.count(chr(10))+1} exported lines'
