@@ -60,9 +60,9 @@ class Board:
 
     def find(self, label, value)->str: # the mark of the one control that is meant
         kinds = ('button', 'tick', 'tab') if value is None else ('slider',) if isinstance(value, int) else ('choice', 'field', 'wall')
-        at = [c for c in self.controls() if c in [f'{k}:{label}' for k in kinds]]
-        assert len(at) == 1, f'{label!r} should be one of {self.known}, and once'
-        return at[0]
+        those = lambda: [c for c in self.controls() if c in [f'{k}:{label}' for k in kinds]]
+        self.wait(lambda: len(those()) != 1 and self.known, f'{label!r} should be one of these, and once:', 5)    # a button may change its name
+        return those()[0]
 
     def look(self, part)->list:
         name, _, n = part.lstrip('=+').partition('[')

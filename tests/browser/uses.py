@@ -154,6 +154,13 @@ TRANSLATION = ['translation',
     ('way', 'A to B', 'said sheet'),
     from_sheet('many pictures')]
 
+def stopped(board):
+    "The button stops what it started; what is drawn by then stays."
+    board.use('draw the sheet')
+    board.use('stop', None, 'said')
+    board.wait(lambda: 'button:draw the sheet' not in board.controls(), 'it goes on after stop')
+    assert any(f'{n} of 4 cells drawn' in board.words() for n in (1, 2, 3)), board.words()
+
 GENERATION = ['generation',
     ('user', '2', 'note pictures', 'user 2'),
     ('guidance', 4, 'pictures'),
@@ -168,7 +175,8 @@ GENERATION = ['generation',
     from_sheet('users by guidance'),
     ('users', ['1', '9'], 'said', '4 of 4 cells drawn'),
     ('seed', '1', 'said', '0 of 4 cells drawn'),
-    ('steps', 60), ('draw the sheet', None), ('stop', None, 'said', '1 of 4 cells drawn')]
+    ('pictures in a cell', '16', 'said'), ('steps', 60),
+    stopped]
 
 USES = dict(
     tags=['tags', *LIST,
