@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 import pytest
 from board import Board, Watch
+from serve import write_notebook
 from uses import USES, going_on
 
 pytestmark = pytest.mark.slow
@@ -22,6 +23,19 @@ def test_each_control_once(browser, lab, files, shots, name, theme):
         Board(page, OUTPUT, shots and f'{shots}/{theme}_').go_through(USES[name])
     lab.close(page); page.close()
     assert not watch.wrong, '\n'.join(watch.wrong)
+
+def test_what_goes_wrong_is_heard(browser, lab, files):
+    "An error in the handler of a control, which a page does not show; a picture that is not there; words that nobody can read."
+    write_notebook(files/'wrong.ipynb', "import ipywidgets as W; b = W.Button(description='press'); b.on_click(lambda _: 1/0); W.VBox([b, W.HTML('<img src=/lost.png><b class=vt-note style=color:#999>faint</b>')])")
+    lab.theme('JupyterLab Light')
+    page = browser.new_page(viewport=dict(width=1400, height=1000))
+    watch = Watch(page, lab.url)
+    lab.run(page, 'wrong.ipynb')
+    board = Board(page, OUTPUT)
+    with pytest.raises(AssertionError, match='faint'): board.go_through([('press', None)])
+    board.wait(lambda: not any('ZeroDivisionError' in w for w in watch.wrong), 'no error is heard:')
+    assert any('lost.png' in w for w in watch.wrong)
+    lab.close(page); page.close()
 
 @pytest.mark.parametrize('name', TUTORIALS)
 def test_tutorial_runs(browser, lab, files, name):

@@ -32,7 +32,7 @@ QUALITY = ['quality',
     ('write thresholds', None, 'limits', '--threshold own_thresholds.csv'),
     ('thresholds file', 'others.csv', '=limits'),
     ('threshold', 'the same for each', '=note =tables'),
-    ('threshold', 9, 'note tables'),
+    ('threshold', 9, 'tables'),
     ('all as fitted', None, 'note tables', '0 thresholds moved'),
     ('or one tag', '', 'note tables charts')]
 
@@ -184,7 +184,7 @@ USES = dict(
         ('list', dict(index=2), 'note thumbs'),
         ('page', '2', 'note thumbs', 'page 2 of'),
         ('pictures', dict(click=1), 'large'), ('pictures', dict(keys='ArrowRight Enter'), 'large'), ('pictures', dict(keys='Enter'), 'large')],
-    predictions=[*PREDICTIONS, ('tag by tag', None, 'list'), ..., ('all together', None, 'tables'), *QUALITY],
+    predictions=[*PREDICTIONS, ('tag by tag', None, 'list', ' hits'), ..., ('all together', None, 'note', 'calibration error'), *QUALITY],
     labels=LABELS, latents=LATENTS, reconstructions=RECONSTRUCTIONS, translation=TRANSLATION, generation=GENERATION,
     monitor=['training',
         ('mean over', 20, 'charts'),
