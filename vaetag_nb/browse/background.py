@@ -6,7 +6,7 @@
 __all__ = ['Turns', 'in_turn', 'Background']
 
 # %% ../../nbs/10_browse/04_background.ipynb #4035c770
-import atexit, functools, threading, time
+import atexit, functools, inspect, threading, time
 from contextlib import contextmanager
 import ipywidgets as W
 from fastcore.basics import patch
@@ -41,6 +41,7 @@ def in_turn(f):
     @functools.wraps(f)
     def g(self, *a, **kw):
         with self.turns: return None if self.turns.silent else f(self, *a, **kw)
+    g.__signature__ = inspect.signature(f); del g.__wrapped__     # in the docs it is a method of its class
     return g
 
 # %% ../../nbs/10_browse/04_background.ipynb #a3443b67

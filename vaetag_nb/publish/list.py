@@ -229,9 +229,9 @@ def written_into(readme:bytes, tables:dict)->bytes:
 def outcome(entries, tables, said, changed)->dict:
     for s in said: say(s)
     key = lambda c: re.sub(r'\W', '_', c.lower())
-    when = {e.name: e.updated.isoformat() if e.updated else None for e in entries}
+    when, aligners = {e.name: e.updated.isoformat() if e.updated else None for e in entries}, {e.name for e in entries if e.aligner}
     plain = lambda v: None if isinstance(v, float) and not math.isfinite(v) else v
-    rows = [dict(zip(map(key, columns), map(plain, r))) | dict(kind='aligner' if k == 'aligners' else r[1], updated=when[r[0]]) for k, (columns, part) in tables.items() for r in part]
+    rows = [dict(zip(map(key, columns), map(plain, r))) | dict(kind=r[1] if k == 'models' else 'aligner' if r[0] in aligners else None, updated=when[r[0]]) for k, (columns, part) in tables.items() for r in part]
     return dict(models=rows, text='\n\n'.join(shown(*t) for t in tables.values()) or 'no models', warnings=said, changed=changed)
 
 def list_models(folder, write=False, dry_run=False)->dict: # `text`: the tables; `models`: the same with figures in full; `changed`
