@@ -178,6 +178,8 @@ GENERATION = ['generation',
     ('pictures in a cell', '16', 'said'), ('steps', 60),
     stopped]
 
+def more_lines(board): board.page.wait_for_timeout(1000)     # the other process writes one in .3 seconds
+
 USES = dict(
     tags=['tags', *LIST,
         ('search', '', 'list'),
@@ -193,7 +195,7 @@ USES = dict(
         ('by', 'epoch', 'charts'),
         ('logarithmic', None, 'charts'),
         ('seconds', '0.2'),
-        ('live', None), ('refresh', None, 'charts tables'), ('live', None, 'charts tables'),
+        ('live', None), more_lines, ('refresh', None, 'charts tables'), ('live', None, 'charts tables'),
         ('pictures of', 'second: grid', 'pictures'),
         ('at', -1, 'pictures'),
         ('over time', None, 'pictures')],
