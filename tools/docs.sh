@@ -6,9 +6,10 @@ cd "$(dirname "$0")/.."
 : "${BIN:=.venv/bin}"
 src=nbs
 if [ "${1:-}" = run ]; then
+  export OMP_NUM_THREADS=1; cores=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu)
   src=_exec; rm -rf _exec; cp -r nbs _exec   # pictures that a page shows lie beside the notebooks
-  find nbs/tutorials nbs/explanations -name '*.ipynb' -not -path '*/.*' -print0 | sort -z | xargs -0 "$BIN/python" tools/nbrun.py --widgets --dest _exec
-  find nbs -path nbs/tutorials -prune -o -path nbs/explanations -prune -o -name '*.ipynb' -not -path '*/.*' -print0 | sort -z | xargs -0 "$BIN/python" tools/nbrun.py --dest _exec
+  find nbs/tutorials nbs/explanations -name '*.ipynb' -not -path '*/.*' -print0 | sort -z | xargs -0 -n 6 -P "$cores" "$BIN/python" tools/nbrun.py --widgets --dest _exec
+  find nbs -path nbs/tutorials -prune -o -path nbs/explanations -prune -o -name '*.ipynb' -not -path '*/.*' -print0 | sort -z | xargs -0 -n 6 -P "$cores" "$BIN/python" tools/nbrun.py --dest _exec
 fi
 rm -rf _proc _site/src _site/html
 "$BIN/python" tools/nbproc.py "$src"
