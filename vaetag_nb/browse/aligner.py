@@ -39,7 +39,6 @@ class AlignerBrowser(Dashboard):
         for w in (self.row, self.scale): w.observe(self.update, 'value')
         self.update()
 
-
     def scatter(self)->bytes: # png
         "True against predicted lengths."
         f = Figure((3.2, 3.2), layout='constrained')

@@ -71,7 +71,6 @@ class LatentEditor(Dashboard):
         for w in (self.other, self.share, self.how, self.strength, self.down, self.across, self.where): w.observe(self.update, 'value')
         self.show(0)
 
-
     def read(self, i): return self.store.read_model([i], self.codec.convention)[0]    # (C, h, w)
 
     def show(self, i):
