@@ -25,6 +25,11 @@ PREDICTIONS = ['predictions',
     ('thresholds', 'one for all tags', 'note counts bars', 'threshold 0.50'),
     ('threshold', -20, 'note counts bars', 'threshold 0.30')]
 
+def only_one_moved(board):
+    "A slider that shows the threshold of another tag moves nothing by itself."
+    board.page.wait_for_timeout(1000)
+    assert '1 threshold moved' in board.words(), board.words()
+
 QUALITY = ['quality',
     ('category', 'general', 'note', 'general tags'),
     ('or one tag', 'red', 'note tables charts', 'red · 1 tag'),
@@ -33,6 +38,7 @@ QUALITY = ['quality',
     ('thresholds file', 'others.csv', '=limits'),
     ('threshold', 'the same for each', '=note =tables'),
     ('threshold', 9, 'tables'),
+    ('or one tag', 'circle', 'note', 'circle · 1 tag'), only_one_moved,
     ('all as fitted', None, 'note tables', '0 thresholds moved'),
     ('or one tag', '', 'note tables charts')]
 
